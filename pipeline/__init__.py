@@ -1,0 +1,38 @@
+"""From video files to batches on the training device; knows nothing of models.
+
+A clip meets these modules in this order:
+
+    container    one byte range opened as a video, safely
+    probe        is it a video, how many frames decode, which way is up
+    annotations  folders and lists -> rows
+    manifest     rows -> one parquet file
+    order        (seed, epoch, position) -> video
+    clip         (frames, rng) -> frame numbers of every view
+    augment      rng -> crop, flip, colour, blur of every view
+    decode       bytes + frame numbers -> pictures
+    sample       all of the above for one sample: the host stage, run in worker processes
+    graph        the DALI graph: pictures + draws -> views
+    loader       workers and lanes, joined in order
+    batch        what leaves the pipeline
+    quarantine   the list of damaged videos, and its budget
+"""
+
+from pipeline.augment import AugmentConfig
+from pipeline.batch import Batch
+from pipeline.clip import ClipConfig
+from pipeline.errors import BadVideo, DataError
+from pipeline.loader import DataConfig, Place, build_evaluation_loader, build_loader
+from pipeline.manifest import Manifest
+
+__all__ = [
+    "AugmentConfig",
+    "BadVideo",
+    "Batch",
+    "ClipConfig",
+    "DataConfig",
+    "DataError",
+    "Manifest",
+    "Place",
+    "build_evaluation_loader",
+    "build_loader",
+]

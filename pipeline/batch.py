@@ -1,0 +1,49 @@
+"""What flows from the pipeline to the models."""
+
+# B clips, C channels, T frames, H height, W width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """views: each [B, C, T, H, W] float; flow: likewise or None; label, index: [B] int64.
+
+    `index` is the video's row in the manifest, `label` its class or -1. Raises ValueError naming
+    the field that has another shape or type.
+    """
+
+    views: tuple[Tensor, ...]
+    label: Tensor
+    index: Tensor
+    flow: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.index)
+        for name in ("label", "index"):
+            field = getattr(self, name)
+            if field.shape != (size,) or field.dtype != torch.int64:
+                raise ValueError(f"batch.{name}: expected [{size}] int64, got {_form(field)}")
+        for name in ("views", "flow"):
+            for number, view in enumerate(getattr(self, name) or ()):
+                if view.ndim != 5 or view.shape[0] != size or not view.is_floating_point():
+                    raise ValueError(
+                        f"batch.{name}[{number}]: expected [{size}, C, T, H, W] float, "
+                        f"got {_form(view)}"
+                    )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        views = ", ".join(_form(view) for view in self.views)
+        return f"Batch(views=({views}), flow={self.flow and len(self.flow)}, size={len(self)})"
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,180 @@
+"""The DALI graph: pictures and draws -> normalised views. One definition for CPU and GPU.
+
+    ffmpeg: frames [U, H, W, 3] from the host ─┐
+    nvdec: bytes -> fn.decoders.video ─────────┴─ rows -> resize (region) -> colour -> blur
+                                     -> solarise -> mirror, normalise -> [C, T, H, W]
+
+The graph holds no state and draws nothing: every parameter is an input. Operators that a recipe
+never uses are not built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline, fn, types
+from torch import Tensor
+
+from pipeline.augment import AugmentConfig, Draw
+from pipeline.sample import Track
+
+# Window of the blur: radius of three sigma at the largest sigma would do no more than this.
+MAX_BLUR_WINDOW = 23
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What a graph is built for. views: their number; device: torch's name, "cpu" or "cuda:0"."""
+
+    kind: str
+    device: str
+    views: int
+    augment: AugmentConfig
+    training: bool
+    rotated: bool  # some videos need turning (decoders of the GPU leave the picture as stored)
+    batch: int  # most tracks in one run
+    threads: int
+    depth: int  # runs in flight
+
+    @property
+    def colors(self) -> bool:
+        return self.training and (self.augment.jitter > 0 or self.augment.grayscale > 0)
+
+    @property
+    def blurs(self) -> bool:
+        return self.training and self.augment.blur > 0
+
+    @property
+    def solarizes(self) -> bool:
+        return self.training and self.augment.solarize > 0
+
+
+class Lane:
+    """One whole graph with its own decoder and stream: submit tracks, collect views, in order."""
+
+    def __init__(self, spec: GraphSpec):
+        self.spec = spec
+        self.pipe = _build(spec)
+
+    def submit(self, tracks: list[Track]) -> None:
+        """Start a run over `tracks`, at most `spec.batch` of them; returns at once."""
+        for name, data in _inputs(self.spec, tracks).items():
+            self.pipe.feed_input(name, data)
+        self.pipe.schedule_run()
+
+    def collect(self) -> list[Tensor]:
+        """Views of the oldest run: for each a new tensor [tracks, C, T, H, W] on the device."""
+        on_gpu = self.spec.device != "cpu"
+        stream = torch.cuda.current_stream(self.spec.device) if on_gpu else None
+        outputs = self.pipe.share_outputs(cuda_stream=stream)
+        views = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
+        self.pipe.release_outputs()
+        return views
+
+
+def _build(spec: GraphSpec) -> Pipeline:
+    on_gpu = spec.device != "cpu"
+    pipe = Pipeline(
+        batch_size=spec.batch,
+        num_threads=spec.threads,
+        device_id=torch.device(spec.device).index or 0 if on_gpu else None,
+        prefetch_queue_depth=spec.depth,
+        exec_dynamic=True,
+        # Every run is scheduled by hand: `submit` starts exactly one, not a queue full of them.
+        exec_pipelined=False,
+    )
+    with pipe:
+        pictures = _pictures(spec)
+        if on_gpu:
+            pictures = pictures.gpu()
+        pipe.set_outputs(*[_view(spec, pictures, view) for view in range(spec.views)])
+    pipe.build()
+    return pipe
+
+
+def _pictures(spec: GraphSpec):
+    if spec.kind == "ffmpeg":
+        return fn.external_source(name="pictures", layout="FHWC", dtype=types.UINT8, ndim=4)
+    encoded = fn.external_source(name="pictures", dtype=types.UINT8, ndim=1)
+    frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
+    device = "cpu" if spec.device == "cpu" else "mixed"
+    pictures = fn.decoders.video(encoded, frames=frames, device=device)
+    if spec.rotated:
+        angle = fn.external_source(name="angle", dtype=types.FLOAT, ndim=0)
+        pictures = fn.rotate(pictures, angle=angle, interp_type=types.INTERP_NN, keep_size=False)
+    return pictures
+
+
+def _view(spec: GraphSpec, pictures, view: int):
+    def parameter(name: str, dtype, ndim: int):
+        return fn.external_source(name=f"{name}_{view}", dtype=dtype, ndim=ndim)
+
+    config = spec.augment
+    clip = fn.sequence_rearrange(pictures, new_order=parameter("rows", types.INT32, 1))
+    clip = fn.resize(
+        clip,
+        size=[config.size, config.size],
+        roi_start=parameter("start", types.FLOAT, 1),
+        roi_end=parameter("end", types.FLOAT, 1),
+        roi_relative=True,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
+    if spec.colors:
+        matrix, offset = parameter("matrix", types.FLOAT, 2), parameter("offset", types.FLOAT, 1)
+        clip = fn.coord_transform(clip, M=matrix, T=offset, dtype=types.UINT8)
+        clip = fn.reshape(clip, layout="FHWC")
+    if spec.blurs:
+        sigma, window = parameter("sigma", types.FLOAT, 0), parameter("window", types.INT32, 0)
+        clip = fn.gaussian_blur(clip, sigma=sigma, window_size=window)
+    if spec.solarizes:
+        clip = _solarized(spec, clip, parameter("solarize", types.INT32, 0))
+    return fn.crop_mirror_normalize(
+        clip,
+        mirror=parameter("mirror", types.INT32, 0),
+        mean=[255 * m for m in config.mean],
+        std=[255 * s for s in config.std],
+        dtype=types.FLOAT,
+        output_layout="CFHW",
+    )
+
+
+def _solarized(spec: GraphSpec, clip, threshold):
+    if spec.device != "cpu":
+        threshold = threshold.gpu()
+    bright = clip >= threshold
+    return fn.cast(bright * (255 - clip) + (bright ^ True) * clip, dtype=types.UINT8)
+
+
+def _inputs(spec: GraphSpec, tracks: list[Track]) -> dict:
+    inputs: dict = {"pictures": [track.pictures for track in tracks]}
+    if spec.kind != "ffmpeg":
+        inputs["frames"] = [track.frames.astype(np.int32) for track in tracks]
+        if spec.rotated:
+            # DALI turns counter-clockwise, the manifest says clockwise.
+            inputs["angle"] = np.array([-track.rotation for track in tracks], dtype=np.float32)
+    for view in range(spec.views):
+        inputs[f"rows_{view}"] = np.stack([track.rows[view] for track in tracks])
+        draws = [track.draws[view] for track in tracks]
+        inputs |= {f"{name}_{view}": data for name, data in _parameters(spec, draws).items()}
+    return inputs
+
+
+def _parameters(spec: GraphSpec, draws: list[Draw]) -> dict[str, np.ndarray]:
+    roi = np.array([draw.roi for draw in draws], dtype=np.float32)
+    named = {"start": roi[:, :2], "end": roi[:, 2:]}
+    named["mirror"] = np.array([draw.flip for draw in draws], dtype=np.int32)
+    if spec.colors:
+        color = np.stack([draw.color for draw in draws]).astype(np.float32)
+        named |= {"matrix": color[:, :, :3], "offset": color[:, :, 3]}
+    if spec.blurs:
+        sigma = np.array([draw.blur_sigma for draw in draws], dtype=np.float32)
+        radius = np.minimum(np.ceil(3 * sigma), MAX_BLUR_WINDOW // 2).astype(np.int32)
+        # A window of one pixel leaves the picture alone; its sigma only must not be zero.
+        named |= {"sigma": np.where(sigma > 0, sigma, 1.0).astype(np.float32)}
+        named |= {"window": np.where(sigma > 0, 2 * radius + 1, 1).astype(np.int32)}
+    if spec.solarizes:
+        named["solarize"] = np.array([draw.solarize_from for draw in draws], dtype=np.int32)
+    return {name: np.ascontiguousarray(data) for name, data in named.items()}

@@ -1,0 +1,229 @@
+"""The host stage: from a sample's number to frames and draws, ready for the graph.
+
+Sample s of a run is position s mod n of epoch s div n; its video, frames and draws follow from
+(seed, epoch, position) alone. So the stage holds no state, and any worker can make any sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.augment import AugmentConfig, Draw, evaluation_draw, training_draw
+from pipeline.clip import ClipConfig, ClipPlan, training_plan, uniform_plan
+from pipeline.decode import decode_frames, read_bytes
+from pipeline.errors import BadVideo, DataError
+from pipeline.manifest import Manifest, Video
+from pipeline.order import draws, order
+
+CLIP, REPLACEMENT, VIEW = 0, 1, 2  # streams of order.draws; view v draws from stream VIEW + v
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Track:
+    """What the graph renders as one item: pictures, and for every view its rows and its draw.
+
+    pictures: [U, H, W, 3] uint8 decoded frames, or [n] uint8 the encoded file (then `frames` [U]
+    says which to decode). rows: [views, T]. A clip is one track; without consistency over time
+    every frame is a track of its own.
+    """
+
+    pictures: np.ndarray
+    frames: np.ndarray
+    rows: np.ndarray
+    draws: tuple[Draw, ...]
+    rotation: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    index: int
+    label: int
+    tracks: list[Track]
+
+
+@dataclass
+class HostBatch:
+    """Samples of one step for one process, their pictures in one flat buffer.
+
+    One buffer is one shared-memory segment between a worker and the trainer, however many videos
+    there are; `shapes` cuts it again. `bad` lists the videos found damaged on the way.
+    """
+
+    pictures: Tensor
+    shapes: list[tuple[int, ...]]
+    tracks: list[Track]
+    index: np.ndarray
+    label: np.ndarray
+    bad: list[dict]
+
+    def unpacked(self) -> list[Track]:
+        """Tracks with their pictures back in place, as views of the buffer."""
+        flat, start, tracks = self.pictures.numpy(), 0, []
+        for shape, track in zip(self.shapes, self.tracks, strict=True):
+            end = start + int(np.prod(shape))
+            pictures = flat[start:end].reshape(shape)
+            start = end
+            tracks.append(Track(pictures, track.frames, track.rows, track.draws, track.rotation))
+        return tracks
+
+
+def pack(samples: list[Sample], bad: list[dict]) -> HostBatch:
+    """Join samples; `HostBatch.unpacked` is the inverse."""
+    tracks = [track for sample in samples for track in sample.tracks]
+    pictures = [track.pictures for track in tracks]
+    flat = np.concatenate([p.reshape(-1) for p in pictures]) if pictures else np.empty(0, np.uint8)
+    empty = np.empty(0, np.uint8)
+    bare = [Track(empty, t.frames, t.rows, t.draws, t.rotation) for t in tracks]
+    index = np.array([sample.index for sample in samples], dtype=np.int64)
+    label = np.array([sample.label for sample in samples], dtype=np.int64)
+    shapes = [p.shape for p in pictures]
+    return HostBatch(torch.from_numpy(flat), shapes, bare, index, label, bad)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns a video and a plan into pictures, decoded here ("ffmpeg") or later ("nvdec")."""
+
+    timeout_seconds: float
+
+    def pictures(self, video: Video, plan: ClipPlan, kind: str) -> np.ndarray:
+        if kind == "ffmpeg":
+            return decode_frames(video, plan.frames, timeout_seconds=self.timeout_seconds)
+        return read_bytes(video)
+
+
+def clip_tracks(
+    pictures: np.ndarray, plan: ClipPlan, rows: list[np.ndarray], draws: list[list[Draw]], turn: int
+) -> list[Track]:
+    """Tracks of one sample. rows: per view [T]; draws: per view one for the clip, or one a frame.
+
+    One draw a clip: one track of T frames. T draws: T tracks of one frame each.
+    """
+    per_frame = len(draws[0])
+    if per_frame == 1:
+        return [Track(pictures, plan.frames, np.stack(rows), tuple(d[0] for d in draws), turn)]
+    tracks = []
+    for t in range(per_frame):
+        wanted, inverse = np.unique([row[t] for row in rows], return_inverse=True)
+        own = pictures[wanted] if pictures.ndim == 4 else pictures
+        row = inverse.astype(np.int32)[:, None]
+        tracks.append(Track(own, plan.frames[wanted], row, tuple(d[t] for d in draws), turn))
+    return tracks
+
+
+@dataclass(frozen=True)
+class TrainingStage(torch.utils.data.Dataset):
+    """Item k: the samples of step k of one process. Pure; picklable; safe in any worker.
+
+    slots: places of the global batch that this process fills, and kinds: the decoder of each.
+    views: the views to render (all are planned, so every process replaces a bad video alike).
+    """
+
+    manifest: Manifest
+    clip: ClipConfig
+    augment: AugmentConfig
+    reader: Reader
+    seed: int
+    global_batch: int
+    first_sample: int  # number of the first sample of step 0
+    number_of_views: int
+    views: tuple[int, ...]
+    slots: tuple[int, ...]
+    kinds: tuple[str, ...]
+
+    def __getitem__(self, step: int) -> HostBatch:
+        bad: list[dict] = []
+        first = self.first_sample + step * self.global_batch
+        pairs = zip(self.slots, self.kinds, strict=True)
+        samples = [self.sample(first + slot, kind, bad) for slot, kind in pairs]
+        return pack(samples, bad)
+
+    def sample(self, number: int, kind: str, bad: list[dict]) -> Sample:
+        """Sample `number` of the run; a damaged video is noted in `bad` and replaced."""
+        epoch, position = divmod(number, len(self.manifest))
+        for attempt in range(ATTEMPTS):
+            index = self.video_at(epoch, position, attempt)
+            try:
+                return self.read(index, epoch, position, attempt, kind)
+            except BadVideo as error:
+                where = {"epoch": epoch, "position": position, "attempt": attempt}
+                bad.append({**quarantine_line(error), **where})
+        raise DataError(
+            f"error: sample {position} of epoch {epoch}: {ATTEMPTS} videos in a row cannot be "
+            f"decoded · {bad[-1]['path']} · {bad[-1]['detail']} · run python -m tools.index again"
+        )
+
+    def video_at(self, epoch: int, position: int, attempt: int) -> int:
+        """The video of a position; attempts after the first draw another one at random."""
+        n = len(self.manifest)
+        if attempt == 0:
+            return int(order(np.array(position), n, seed=self.seed, epoch=epoch))
+        rng = draws(self.seed, epoch, position, stream=REPLACEMENT, attempt=attempt)
+        return int(rng.integers(n))
+
+    def read(self, index: int, epoch: int, position: int, attempt: int, kind: str) -> Sample:
+        video = self.manifest[index]
+        at = {"epoch": epoch, "position": position, "attempt": attempt}
+        rng = draws(self.seed, stream=CLIP, **at)
+        plan = training_plan(video.frames, self.clip, self.number_of_views, rng)
+        pictures = self.reader.pictures(video, plan, kind)
+        per_clip = 1 if self.augment.consistent else self.clip.frames
+        drawn = []
+        for view in self.views:
+            rng = draws(self.seed, stream=VIEW + view, **at)
+            size = (video.width, video.height)
+            drawn.append([training_draw(*size, self.augment, rng) for _ in range(per_clip)])
+        rows = [plan.views[view] for view in self.views]
+        tracks = clip_tracks(pictures, plan, rows, drawn, video.rotation)
+        return Sample(index, video.label, tracks)
+
+
+@dataclass(frozen=True)
+class EvaluationStage(torch.utils.data.Dataset):
+    """Item k: the k-th group of `batch` videos, each with `clips` uniform clips as its views.
+
+    Nothing is drawn and nothing is replaced: a video that cannot be decoded is left out and
+    listed in `bad`.
+    """
+
+    manifest: Manifest
+    clip: ClipConfig
+    augment: AugmentConfig
+    reader: Reader
+    clips: int
+    batch: int
+    kind: str
+
+    def __len__(self) -> int:
+        return -(-len(self.manifest) // self.batch)
+
+    def __getitem__(self, group: int) -> HostBatch:
+        bad: list[dict] = []
+        samples = []
+        first = group * self.batch
+        for index in range(first, min(first + self.batch, len(self.manifest))):
+            try:
+                samples.append(self.read(index))
+            except BadVideo as error:
+                bad.append({**quarantine_line(error), "index": index})
+        return pack(samples, bad)
+
+    def read(self, index: int) -> Sample:
+        video = self.manifest[index]
+        plan = uniform_plan(video.frames, self.clip, self.clips)
+        pictures = self.reader.pictures(video, plan, self.kind)
+        draw = evaluation_draw(video.width, video.height, self.augment)
+        rows = list(plan.views)
+        tracks = clip_tracks(pictures, plan, rows, [[draw]] * self.clips, video.rotation)
+        return Sample(index, video.label, tracks)
+
+
+def quarantine_line(error: BadVideo) -> dict:
+    """What quarantine.jsonl says of a damaged video."""
+    detail = f"{error.what} · {error.cure}"
+    return {"path": error.path, "code": error.code, "detail": detail}
