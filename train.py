@@ -1,0 +1,156 @@
+"""Pretrain a video encoder without labels.
+
+    python train.py configs/videomoco_k400.yaml data.train=k400.parquet optim.lr=0.01
+    torchrun --nproc-per-node=8 train.py configs/videomoco_k400.yaml data.train=k400.parquet
+
+The same command continues a run that was stopped. Exit codes: 0 done, 2 usage or recipe, 3 data,
+4 checkpoint, 5 numeric, 6 distributed, 75 stopped by a signal and saved, 130 Ctrl-C, saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+import torch
+from omegaconf import OmegaConf
+
+from models import Method
+from pipeline import DataError, Manifest
+from pipeline.loader import Loader, decoder_of
+from pipeline.quarantine import Quarantine
+from training import config, distributed, errors, stages
+from training.distributed import Process, StopSignal
+from training.dry_run import dry_run
+from training.optim import gradient_norm, set_lr
+from training.resume import Saver, resume
+from training.runlog import Metrics, ProgressLine, RunFolder, environment
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    try:
+        recipe = config.load(args.recipe, args.overrides)
+        if args.print_config:
+            print(OmegaConf.to_yaml(OmegaConf.create(recipe.plain())), end="")
+            return 0
+        process = distributed.start(recipe.run.device)
+        try:
+            return run(recipe, process, args)
+        finally:
+            distributed.finish()
+    except (DataError, *errors.ALL) as error:
+        if args.debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("recipe", help="a YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as optim.lr=0.03")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="auto: continue what is in run.dir; never: refuse to; or a checkpoint file",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the recipe and stop")
+    parser.add_argument("--dry-run", action="store_true", help="build all, read a batch and stop")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_intermixed_args(argv)
+
+
+def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> int:
+    """The stages of a recipe, one after the other. Returns the exit code."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    manifest = Manifest.read(recipe.data.train, split=recipe.data.split)
+    distributed.check_same(f"{manifest.fingerprint} {recipe.plain()}", process)
+    schedule = stages.plan(recipe, len(manifest))
+    if args.dry_run:
+        dry_run(schedule, manifest, process)
+        return 0
+
+    folder = RunFolder(recipe.run.dir, writer=process.is_main)
+    state = resume(args.resume, folder, recipe, manifest)
+    folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(recipe.plain())))
+    folder.write_json("env.json", environment())
+    kind, why = decoder_of(manifest, recipe.data, str(process.device))
+    folder.say(f"{len(manifest)} videos, {kind} decoder ({why}), {process.world} process(es)")
+
+    quarantine = Quarantine(
+        folder.path / "quarantine.jsonl",
+        videos=len(manifest),
+        max_bad_fraction=recipe.data.max_bad_fraction,
+        say=folder.say,
+    )
+    stop = StopSignal(process)
+    first, last = state.step if state else 0, schedule[-1].last_step
+    metrics = Metrics(folder, step=first)
+    with ProgressLine(folder, first=first, total=last, every=recipe.run.log_every_steps) as line:
+        for stage in schedule:
+            if state and state.step >= stage.last_step and stage is not schedule[-1]:
+                continue
+            method, optimizer = stages.build(stage, process)
+            if state:
+                folder.say(stages.restore(stage, method, optimizer, state))
+            loader = stages.training_loader(stage, manifest, method, process, quarantine.note)
+            saver = Saver(folder, stage, recipe.plain(), manifest, method, optimizer, process)
+            step = train(stage, max(stage.first_step, first), loader, method, optimizer,
+                         process, metrics, line, saver, stop)  # fmt: skip
+            state = saver.state(step)
+            if step < stage.last_step:
+                folder.say(f"stopped by a signal, saved at step {step}: run the same command again")
+                interrupted = stop.received == signal.SIGINT
+                return errors.EXIT_INTERRUPTED if interrupted else errors.EXIT_STOPPED
+    folder.say(f"done at step {last}: {folder.checkpoints}")
+    return 0
+
+
+def train(
+    stage: stages.Stage,
+    step: int,
+    loader: Loader,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    process: Process,
+    metrics: Metrics,
+    line: ProgressLine,
+    saver: Saver,
+    stop: StopSignal,
+) -> int:
+    """Steps [step, stage.last_step) of one stage. Returns the step reached."""
+    run = stage.recipe.run
+    trained = distributed.wrap(method, process)
+    precision = distributed.precision(run.precision, process)
+    for batch in loader.batches(step - stage.first_step, stage.last_step - stage.first_step):
+        distributed.seed_step(run.seed, step, process.rank)
+        set_lr(optimizer, stage.lr(step))
+        with precision:
+            objectives, scalars = trained(batch.views, batch.flow, batch.index)
+        for objective in objectives:
+            more = objective is not objectives[-1]
+            objective.loss.backward(inputs=objective.moves, retain_graph=more)
+        scalars["grad_norm"] = gradient_norm(optimizer)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(step)
+
+        step += 1
+        metrics.add(step, stage.name, scalars)
+        line.step(step, stage.name, metrics.last)
+        stopping = stop.agreed()
+        ending = stopping or step == stage.last_step
+        if ending or step % run.save_every_steps == 0:
+            metrics.flush()
+            saver.save(step, must=ending)
+        if stopping:
+            break
+    return step
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

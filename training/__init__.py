@@ -1,0 +1,1 @@
+"""What train.py and evaluate.py share: recipes, processes, optimisers, checkpoints, run folder."""

@@ -1,0 +1,245 @@
+"""Recipes: one YAML file, typed by the parts' own dataclasses, with dotted overrides.
+
+Unknown keys and wrong types are errors that name the key. `run.stages` maps a stage's name to
+overrides of the recipe; the stages run one after the other, each from the weights of the last.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from models import method_config
+from pipeline import AugmentConfig, ClipConfig, DataConfig
+from pipeline.augment import check as check_augment
+from pipeline.clip import check as check_clip
+from training.errors import ConfigError
+from training.optim import OptimConfig
+from training.optim import check as check_optim
+
+# What a stage may not change: it would be another run.
+FIXED_IN_STAGES = ("backbone", "data.train", "data.split", "method.name")
+OF_A_STAGE = ("run.epochs", "run.steps")  # the only keys of `run` that a stage may set
+
+
+@dataclass
+class BackboneConfig:
+    name: str = "r2plus1d_18"
+    width: int = 64  # channels of the first stage; 64 is the papers' network
+
+
+@dataclass
+class RunConfig:
+    dir: str = ""  # run folder; empty: runs/<name of the recipe>
+    epochs: float = 200.0  # of this stage
+    steps: int = 0  # of this stage, instead of epochs; 0: as epochs say
+    seed: int = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on a GPU that has it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0  # CPU threads of the trainer; 0: as torch finds. Other threads, other bits
+    channels_last: bool = True  # memory format of 3-D convolutions, on a GPU
+    save_every_steps: int = 1000
+    keep_checkpoints: int = (
+        2  # newest ones; at least 2, so that a damaged one is never the only one
+    )
+    log_every_steps: int = 10  # lines on the terminal; metrics.jsonl has every step
+    stages: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved configuration: one field for each part of the program, in data-flow order."""
+
+    data: DataConfig
+    clip: ClipConfig
+    augment: AugmentConfig
+    backbone: BackboneConfig
+    method: Any  # the dataclass of the method's own options, and its name
+    optim: OptimConfig
+    run: RunConfig
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as dicts and lists, for config.yaml and the checkpoint."""
+        return OmegaConf.to_container(
+            OmegaConf.create(
+                {part.name: OmegaConf.structured(getattr(self, part.name)) for part in fields(self)}
+            )
+        )
+
+    def method_options(self) -> dict[str, Any]:
+        """Options of the method without its name."""
+        options = {f.name: getattr(self.method, f.name) for f in fields(self.method)}
+        del options["name"]
+        return options
+
+
+def load(path: str | Path, overrides: list[str]) -> Recipe:
+    """The recipe in `path` with `key=value` overrides. Raises ConfigError in one line."""
+    given, typed = _read_yaml(Path(path)), _read_overrides(overrides)
+    for key in _leaves(typed):
+        _refuse_hidden(key, given)
+    asked = OmegaConf.merge(OmegaConf.create(given), typed)
+    recipe = resolve(OmegaConf.to_container(asked), where=str(path))
+    for name in recipe.run.stages:
+        stage_recipe(recipe, name)
+    if not recipe.run.dir:
+        recipe.run.dir = str(Path("runs") / Path(path).stem)
+    return recipe
+
+
+def resolve(given: dict[str, Any], *, where: str) -> Recipe:
+    """A recipe from plain values, typed and complete. `where` is named in errors."""
+    name = (given.get("method") or {}).get("name", "videomoco")
+    parts = _parts(name, where)
+    config = OmegaConf.create({part: OmegaConf.structured(kind) for part, kind in parts.items()})
+    OmegaConf.set_readonly(config, False)
+    for part, values in given.items():
+        config = _merged(config, part, values, where)
+    try:
+        recipe = Recipe(**{part: OmegaConf.to_object(config[part]) for part in parts})
+        _check(recipe)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"error: {_first_line(error)} · {where}") from error
+    return recipe
+
+
+def of_checkpoint(plain: dict[str, Any], stage: str, overrides: list[str]) -> Recipe:
+    """The recipe of the stage that a checkpoint was saved in, with overrides for evaluation."""
+    recipe = resolve(plain, where="the checkpoint")
+    own = stage_recipe(recipe, stage) if stage in recipe.run.stages else recipe
+    merged = OmegaConf.merge(OmegaConf.create(own.plain()), _read_overrides(overrides))
+    return resolve(OmegaConf.to_container(merged), where="the command line")
+
+
+def stage_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of one stage: its overrides over everything else."""
+    overrides = recipe.run.stages[name] or {}
+    for key in _leaves(overrides):
+        fixed = any(key == f or key.startswith(f + ".") for f in FIXED_IN_STAGES)
+        if fixed or (key.startswith("run.") and key not in OF_A_STAGE):
+            raise ConfigError(
+                f"error: run.stages.{name} sets {key}, which stays the same in all stages · "
+                "set it at the top of the recipe"
+            )
+    plain = recipe.plain()
+    plain["run"]["stages"] = {}
+    merged = OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(overrides))
+    return resolve(OmegaConf.to_container(merged), where=f"run.stages.{name}")
+
+
+def differences(a: dict, b: dict, prefix: str = "") -> dict[str, tuple]:
+    """Dotted keys whose values differ between two plain configurations, with both values."""
+    found = {}
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found[prefix + key] = (left, right)
+    return found
+
+
+def _parts(method: str, where: str) -> dict[str, type]:
+    try:
+        options = method_config(method)
+    except ValueError as error:
+        raise ConfigError(f"error: method.name: {error} · {where}") from error
+    frozen = options.__dataclass_params__.frozen
+    named = make_dataclass("MethodConfig", [("name", str, method)], bases=(options,), frozen=frozen)
+    return {
+        "data": DataConfig,
+        "clip": ClipConfig,
+        "augment": AugmentConfig,
+        "backbone": BackboneConfig,
+        "method": named,
+        "optim": OptimConfig,
+        "run": RunConfig,
+    }
+
+
+def _merged(config: DictConfig, part: str, values: Any, where: str) -> DictConfig:
+    if part not in config:
+        raise ConfigError(_unknown(part, list(config), where))
+    if not isinstance(values, dict):
+        raise ConfigError(f"error: {part}: expected a group of keys, got {values!r} · {where}")
+    for key, value in values.items():
+        if key not in config[part]:
+            raise ConfigError(
+                _unknown(f"{part}.{key}", [f"{part}.{k}" for k in config[part]], where)
+            )
+        try:
+            config = OmegaConf.merge(config, {part: {key: value}})
+        except (ConfigKeyError, OmegaConfBaseException) as error:
+            raise ConfigError(f"error: {part}.{key}: {_first_line(error)} · {where}") from error
+    return config
+
+
+def _unknown(key: str, known: list[str], where: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return f"error: {key}: unknown key · {where} · {hint}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        # OmegaConf's loader is safe, reads 1e-3 as a number and refuses a key given twice.
+        given = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except OSError as error:
+        raise ConfigError(f"error: cannot read the recipe · {path} · {error.strerror}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"error: not a recipe in YAML · {path} · {_one_line(error)}") from error
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(f"error: the recipe is empty · {path} · see configs/ for examples")
+    return given
+
+
+def _read_overrides(overrides: list[str]) -> dict[str, Any]:
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise ConfigError(f"error: '{override}': expected key=value, as optim.lr=0.03")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"error: cannot read an override · {_one_line(error)}") from error
+
+
+def _refuse_hidden(key: str, given: dict[str, Any]) -> None:
+    """An override that every stage would override again has no effect: say so."""
+    for name, stage in ((given.get("run") or {}).get("stages") or {}).items():
+        if key in _leaves(stage or {}):
+            raise ConfigError(
+                f"error: {key} is set by stage '{name}' · write run.stages.{name}.{key}=..."
+            )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        is_group = isinstance(value, dict) and value
+        keys += _leaves(value, f"{prefix}{key}.") if is_group else [f"{prefix}{key}"]
+    return keys
+
+
+def _check(recipe: Recipe) -> None:
+    check_clip(recipe.clip)
+    check_augment(recipe.augment)
+    check_optim(recipe.optim)
+    run = recipe.run
+    if run.keep_checkpoints < 2:
+        raise ValueError(f"run.keep_checkpoints: expected at least 2, got {run.keep_checkpoints}")
+    if run.save_every_steps < 1 or run.log_every_steps < 1:
+        raise ValueError("run.save_every_steps and run.log_every_steps: expected at least 1")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,117 @@
+"""One process of a run: its rank, its device, and what the processes agree on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from training.errors import ConfigError, DistributedError
+
+AGREE_AFTER_STEPS = 4  # a stop flag is read this many steps after it was raised: no waiting
+
+
+@dataclass(frozen=True)
+class Process:
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start(device: str) -> Process:
+    """Join the run that torchrun started, or be the only process.
+
+    device: "cpu", "cuda" or "auto". Raises ConfigError when a GPU is asked for and none is here.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("error: run.device=cuda, but torch finds no GPU · use run.device=cpu")
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if on_gpu:
+        torch.cuda.set_device(local)
+    if world > 1:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return Process(rank, world, torch.device("cuda", local) if on_gpu else torch.device("cpu"))
+
+
+def finish() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap(method: nn.Module, process: Process) -> nn.Module:
+    """The method with gradients averaged over all processes; itself when there is one."""
+    if process.world == 1:
+        return method
+    device_ids = [process.device.index] if process.device.type == "cuda" else None
+    # Buffers (queue, running statistics) are kept equal by the method itself, or are local.
+    return nn.parallel.DistributedDataParallel(
+        method, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def check_same(fingerprint: str, process: Process) -> None:
+    """Raise DistributedError unless every process starts with the same recipe and data."""
+    if process.world == 1:
+        return
+    all_of_them: list[str] = [""] * process.world
+    dist.all_gather_object(all_of_them, fingerprint)
+    others = [r for r, other in enumerate(all_of_them) if other != all_of_them[0]]
+    if others:
+        raise DistributedError(
+            f"error: ranks {others} started with another recipe, data set or version than rank 0 "
+            "· start all with the same command and files"
+        )
+
+
+def precision(asked: str, process: Process) -> torch.autocast:
+    """The autocast context of the forward pass. asked: "bf16", "fp32", or "auto"."""
+    on_gpu = process.device.type == "cuda"
+    bf16 = asked == "bf16" or (asked == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    return torch.autocast(process.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make torch's generator a pure function of (seed, step, rank), so it needs no saving."""
+    # Odd multipliers keep neighbouring steps and ranks apart; the seed is taken modulo 2^64.
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank) % 2**63)
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that all processes see at the same step.
+
+    The second signal ends the process at once. Nothing is ever saved inside a handler.
+    """
+
+    def __init__(self, process: Process):
+        self.process, self.received = process, 0
+        self._flags: deque[tuple[torch.Tensor, dist.Work]] = deque()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = number
+
+    def agreed(self) -> int:
+        """The signal to stop for, or 0; the same in every process. Call once a step."""
+        if self.process.world == 1:
+            return self.received
+        flag = torch.tensor([self.received], device=self.process.device)
+        self._flags.append((flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True)))
+        if len(self._flags) <= AGREE_AFTER_STEPS:
+            return 0
+        oldest, work = self._flags.popleft()
+        work.wait()
+        return int(oldest)

@@ -1,0 +1,88 @@
+"""What a run would do, found out by building all of it and reading one batch."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline import Batch, Manifest
+from pipeline.loader import decoder_of
+from training.distributed import Process
+from training.optim import peak_lr
+from training.stages import Stage, build, training_loader
+
+
+def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None:
+    """Print for every stage what will be trained, how, and how much memory it takes."""
+    recipe = schedule[0].recipe
+    kind, why = decoder_of(manifest, recipe.data, str(process.device))
+    print(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {kind} decoder ({why})")
+    for stage in schedule:
+        method, _ = build(stage, process)
+        started = time.perf_counter()
+        loader = training_loader(stage, manifest, method, process)
+        batch = next(iter(loader.batches(0, 1)))
+        seconds = time.perf_counter() - started
+        for line in describe(stage, method, batch, process):
+            print(f"{stage.name}: {line}")
+        print(f"{stage.name}: first batch read in {seconds:.1f} s")
+
+
+def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
+    """One line for each fact about a stage."""
+    recipe, optim = stage.recipe, stage.recipe.optim
+    size = recipe.data.batch_size
+    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    peak = peak_lr(optim, size)
+    return [
+        f"{recipe.method.name} on {recipe.backbone.name} (width {recipe.backbone.width}), "
+        f"{trainable / 1e6:.2f} M trained parameters",
+        f"global batch {size} = {process.world} process(es) x {size // process.world}",
+        f"effective lr {peak:g} ({optim.name}, {optim.schedule}; {peak * 256 / size:g} per 256)",
+        f"{stage.last_step - stage.first_step} steps, {stage.steps_per_epoch:.1f} an epoch",
+        *[f"view {n}: {list(view.shape)}" for n, view in enumerate(batch.views)],
+        memory_line(stage, method, batch),
+    ]
+
+
+def memory_line(stage: Stage, method, batch: Batch) -> str:
+    """Bytes of weights, gradients, optimiser and of what the forward pass keeps for the backward.
+
+    The forward pass runs on tensors without data, so the estimate costs neither time nor memory.
+    """
+    state = sum(t.numel() * t.element_size() for t in method.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    slots = {"sgd": 1, "lars": 1, "adamw": 2}[stage.recipe.optim.name]
+    kept = saved_bytes(stage, batch)
+    total = state + trained * (1 + slots) + kept
+    return (
+        f"memory about {_size(total)} a process in fp32: weights and queue {_size(state)}, "
+        f"gradients and optimiser {_size(trained * (1 + slots))}, activations {_size(kept)}"
+    )
+
+
+def saved_bytes(stage: Stage, batch: Batch) -> int:
+    """Bytes that autograd keeps after the forward pass of this process's batch."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    method, _ = build(stage, Process(0, 1, torch.device("cpu")))
+    mode = FakeTensorMode()
+    tensors = dict(method.named_parameters()) | dict(method.named_buffers())
+    fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+    views = tuple(mode.from_tensor(view.cpu()) for view in batch.views)
+    index = mode.from_tensor(batch.index.cpu())
+    with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        objectives, _ = torch.func.functional_call(method, fake, (views, None, index))
+    assert objectives, "a method without objectives trains nothing"
+    return sum(storages.values())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

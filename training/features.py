@@ -1,0 +1,120 @@
+"""Features of every video of a manifest: the common ground of all evaluation protocols."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import build_backbone, build_method
+from pipeline import Manifest, Place, build_evaluation_loader
+from training import checkpoint
+from training.config import Recipe
+from training.errors import CheckpointError, ConfigError
+
+PIXEL_GRID = 12  # side of the picture that the pixel baseline sees
+
+
+@dataclass(frozen=True)
+class Features:
+    """feature: [n, D] float32, mean over a video's clips, unit length; label, index: [n] int64.
+
+    index is the row in the manifest; failed lists the videos that did not decode.
+    """
+
+    feature: Tensor
+    label: Tensor
+    index: Tensor
+    failed: list[dict]
+
+    @property
+    def videos(self) -> int:
+        return len(self.index) + len(self.failed)
+
+
+class Pixels(nn.Module):
+    """The baseline that learns nothing: the clip itself, averaged down to 12 x 12 pixels."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        small = F.adaptive_avg_pool3d(clip, (clip.shape[2], PIXEL_GRID, PIXEL_GRID))
+        return small.flatten(1)
+
+
+def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | None) -> nn.Module:
+    """The network whose features are measured: "random", "pixels", or that of `state`."""
+    if source == "pixels":
+        return Pixels()
+    torch.manual_seed(recipe.run.seed)
+    backbone = build_backbone(recipe.backbone.name, width=recipe.backbone.width)
+    if state is None:
+        return backbone
+    method = build_method(
+        recipe.method.name,
+        backbone,
+        frames=recipe.clip.frames,
+        size=recipe.augment.size,
+        **recipe.method_options(),
+    )
+    try:
+        method.load_state_dict(state.method)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"error: the weights do not fit · {source} · {reason}") from error
+    return method.encoder()
+
+
+def extract(
+    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, clips: int, device: torch.device
+) -> Features:
+    """Features of all videos, each the mean over `clips` uniform clips, scaled to unit length."""
+    if not (manifest.labels >= 0).all():
+        raise ConfigError(
+            f"error: evaluation needs labels, some videos have none · {manifest.path} · index the "
+            "class folders or a list with labels"
+        )
+    place = Place(device=str(device))
+    loader = build_evaluation_loader(
+        manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
+        place=place,
+    )  # fmt: skip
+    encoder = encoder.to(device).eval()
+    console = Console()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    description = f"features of {manifest.path.name}"
+    with torch.inference_mode():
+        for batch in track(loader, description, total=len(loader), disable=not console.is_terminal):
+            mean = torch.stack([encoder(view).float() for view in batch.views]).mean(0)
+            parts.append((F.normalize(mean, dim=1).cpu(), batch.label.cpu(), batch.index.cpu()))
+    feature, label, index = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Features(feature, label, index, loader.failed)
+
+
+def cached(path: Path, key: dict, make) -> Features:
+    """Features from `path` when it was made with the same `key`, else from `make()`."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["digest"]) == digest:
+                fields = (torch.from_numpy(stored[name]) for name in ("feature", "label", "index"))
+                return Features(*fields, failed=json.loads(str(stored["failed"])))
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(
+        temporary,
+        digest=digest,
+        feature=made.feature.numpy(),
+        label=made.label.numpy(),
+        index=made.index.numpy(),
+        failed=json.dumps(made.failed),
+    )
+    temporary.replace(path)
+    return made

@@ -1,0 +1,114 @@
+"""From a run folder back to a running state, and from a running state into the folder."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models import Method
+from pipeline import Manifest
+from training import checkpoint, config
+from training.checkpoint import Checkpoint
+from training.distributed import Process
+from training.errors import CheckpointError, ConfigError
+from training.runlog import RunFolder, environment
+from training.stages import Stage
+
+# What a resumed run may change: nothing here alters a sample or a gradient.
+FREE_ON_RESUME = {
+    "data.train", "data.decoder", "data.lanes", "data.workers", "data.prefetch_batches",
+    "data.threads", "data.decode_timeout_seconds", "data.max_bad_fraction",
+    "run.dir", "run.device", "run.save_every_steps", "run.keep_checkpoints", "run.log_every_steps",
+}  # fmt: skip
+
+
+def resume(
+    asked: str, folder: RunFolder, recipe: config.Recipe, manifest: Manifest
+) -> Checkpoint | None:
+    """The state to continue from, or None for a fresh start.
+
+    asked: "auto" (the newest complete checkpoint of the folder, if any), "never", or the path of
+    a checkpoint. Raises ConfigError for "never" in a folder that has a run, CheckpointError for a
+    missing or damaged file or one of another recipe or data set.
+    """
+    if asked == "never":
+        if folder.has_run():
+            raise ConfigError(
+                f"error: the run folder is not empty · {folder.path} · choose another run.dir, or "
+                "leave out --resume never to continue"
+            )
+        return None
+    if asked == "auto":
+        state = checkpoint.newest(folder.checkpoints, folder.say)
+    else:
+        state = checkpoint.load(Path(asked))
+    if state:
+        _check_same_run(state, recipe, manifest)
+        folder.say(f"resuming at step {state.step}, stage '{state.stage}'")
+    return state
+
+
+def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest) -> None:
+    changed = config.differences(state.config, recipe.plain())
+    forbidden = {key: pair for key, pair in changed.items() if key not in FREE_ON_RESUME}
+    if forbidden:
+        table = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in forbidden.items())
+        raise CheckpointError(
+            f"error: the checkpoint is of another recipe: {table} · take the old values, or start "
+            "anew with another run.dir"
+        )
+    if state.data_fingerprint != manifest.fingerprint:
+        raise CheckpointError(
+            f"error: the checkpoint was made with another data set · {manifest.path} · restore "
+            "that manifest, or start anew with another run.dir"
+        )
+
+
+@dataclass
+class Saver:
+    """Writes checkpoints of one stage; only the main process touches the disk."""
+
+    folder: RunFolder
+    stage: Stage
+    config: dict
+    manifest: Manifest
+    method: Method
+    optimizer: torch.optim.Optimizer
+    process: Process
+
+    def state(self, step: int) -> Checkpoint:
+        """All that changes the step after `step`."""
+        return Checkpoint(
+            step=step,
+            stage=self.stage.name,
+            method=self.method.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            config=self.config,
+            classes=list(self.manifest.classes),
+            data_fingerprint=self.manifest.fingerprint,
+            versions=environment(),
+            world=self.process.world,
+        )
+
+    def save(self, step: int, *, must: bool) -> None:
+        """Save, or say why not and go on: a full disk costs a checkpoint, not the run.
+
+        must: raise CheckpointError instead, because nothing will be saved after this.
+        """
+        if not self.process.is_main:
+            return
+        keep = self.stage.recipe.run.keep_checkpoints
+        try:
+            checkpoint.save(self.folder.checkpoints, self.state(step), keep=keep)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+            line = (
+                f"error: checkpoint of step {step} not written: {reason} · "
+                f"{self.folder.checkpoints} · free some space; the last good checkpoint is kept"
+            )
+            if must:
+                raise CheckpointError(line) from error
+            self.folder.say(line)

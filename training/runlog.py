@@ -1,0 +1,228 @@
+"""The run folder: what a run writes, and what tells two runs apart.
+
+    config.yaml  env.json  log.txt  metrics.jsonl  quarantine.jsonl  checkpoints/
+
+Scalars are copied from the device without waiting and are read a few steps later.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.errors import ConfigError, NumericError
+
+READ_AFTER_STEPS = 4
+
+
+class RunFolder:
+    """One run's folder, locked against a second run for as long as this process lives."""
+
+    def __init__(self, path: str | Path, *, writer: bool = True):
+        self.path = Path(path)
+        self.writer = writer
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not writer)
+        if writer:
+            self._make()
+            self._lock = _lock(self.path / "lock")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def has_run(self) -> bool:
+        """Whether an earlier run has left something here."""
+        return any(self.checkpoints.glob("step_*.pt")) or self.metrics.exists()
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in log.txt. A full disk costs the line, not the run."""
+        if not self.writer:
+            return
+        self.console.print(line, markup=False)
+        try:
+            with (self.path / "log.txt").open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        except OSError as error:
+            self.console.print(f"log.txt: {error.strerror}", markup=False)
+
+    def write_json(self, name: str, content: dict) -> None:
+        if self.writer:
+            (self.path / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, content: str) -> None:
+        if self.writer:
+            (self.path / name).write_text(content)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"error: cannot write the run folder · {self.path} · {error.strerror} · choose "
+                "another with run.dir=..."
+            ) from error
+
+
+class Metrics:
+    """metrics.jsonl: one line a step with every scalar, in full precision, none twice."""
+
+    def __init__(self, folder: RunFolder, *, step: int):
+        self.folder = folder
+        self.last: dict[str, float] = {}
+        self._waiting: deque[tuple[int, str, list[str], torch.Tensor, object]] = deque()
+        if folder.writer:
+            _drop_after(folder.metrics, step)
+            self._file = folder.metrics.open("a", buffering=1)  # a killed run keeps its lines
+
+    def add(self, step: int, stage: str, scalars: dict[str, torch.Tensor]) -> None:
+        """Take the scalars of a step; raise NumericError when an earlier one is not finite."""
+        names = list(scalars)
+        values = torch.stack([scalars[name].detach().double().reshape(()) for name in names])
+        event = None
+        if values.is_cuda:
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = pinned.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((step, stage, names, values, event))
+        while len(self._waiting) > READ_AFTER_STEPS:
+            self._read_oldest()
+
+    def flush(self) -> None:
+        """Read and write everything; call before a checkpoint, so that no step is missing."""
+        while self._waiting:
+            self._read_oldest()
+
+    def _read_oldest(self) -> None:
+        step, stage, names, values, event = self._waiting.popleft()
+        if event is not None:
+            event.synchronize()
+        self.last = dict(zip(names, values.tolist(), strict=True))
+        if self.folder.writer:
+            try:
+                self._file.write(json.dumps({"step": step, "stage": stage, **self.last}) + "\n")
+            except OSError as error:
+                self.folder.say(f"metrics.jsonl: {error.strerror}, step {step} is not written")
+        wrong = [name for name, value in self.last.items() if not math.isfinite(value)]
+        if wrong:
+            raise NumericError(
+                f"error: {', '.join(wrong)} is not finite at step {step} of stage '{stage}' · "
+                f"last good checkpoint in {self.folder.checkpoints} · lower optim.lr"
+            )
+
+
+class ProgressLine:
+    """A progress bar on a terminal, and plain lines elsewhere."""
+
+    def __init__(self, folder: RunFolder, *, first: int, total: int, every: int):
+        self.folder, self.first, self.total, self.every = folder, first, total, every
+        self.started = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=folder.console, disable=not _is_terminal(folder))
+        self.task = self.bar.add_task("", total=total, completed=first)
+
+    def __enter__(self) -> ProgressLine:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def step(self, step: int, stage: str, scalars: dict[str, float]) -> None:
+        """Show that `step` is done. scalars: the newest that have been read."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        self.bar.update(self.task, completed=step, description=f"{stage}  {shown}")
+        if step % self.every and step != self.total:
+            return
+        seconds = (time.perf_counter() - self.started) / max(1, step - self.first)
+        line = f"step {step}/{self.total}  {stage}  {shown}  {seconds:.3f} s/step"
+        if not _is_terminal(self.folder):
+            self.folder.say(line)
+
+
+def environment() -> dict:
+    """Versions and hardware, for env.json and the checkpoint. No variables, no secrets."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # a plain string loads with weights_only
+        "cuda": torch.version.cuda or "",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": str(torch.get_num_threads()),
+        "git": _git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _git_commit() -> str:
+    folder = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _lock(path: Path):
+    """Take the lock file, or raise ConfigError naming who has it. The kernel frees it on exit."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise ConfigError(
+            f"error: the run folder is in use by {holder} · {path.parent} · wait for that run, or "
+            "choose another with run.dir=..."
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep only the lines up to `step`: the steps after it are about to be made again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed process may be cut
+        if entry["step"] <= step:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
+
+
+def _is_terminal(folder: RunFolder) -> bool:
+    return folder.writer and folder.console.is_terminal

@@ -1,0 +1,124 @@
+"""The stages of a run: when each begins and ends, and how a stage is built from the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from models import Method, build_backbone, build_method
+from pipeline import Manifest, Place, build_loader
+from pipeline.loader import Loader
+from training.checkpoint import Checkpoint
+from training.config import Recipe, stage_recipe
+from training.distributed import Process
+from training.errors import CheckpointError, ConfigError
+from training.optim import build_optimizer, lr_at
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps [first_step, last_step) of the run, under one recipe.
+
+    first_sample: samples that the stages before have used; the run's samples are numbered on.
+    """
+
+    name: str
+    number: int
+    recipe: Recipe
+    first_step: int
+    last_step: int
+    first_sample: int
+    videos: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.videos / self.recipe.data.batch_size
+
+    def lr(self, step: int) -> float:
+        """Learning rate of the step `step` of the run."""
+        return lr_at(
+            (step - self.first_step) / self.steps_per_epoch,
+            self.recipe.optim,
+            epochs=(self.last_step - self.first_step) / self.steps_per_epoch,
+            global_batch=self.recipe.data.batch_size,
+        )
+
+
+def plan(recipe: Recipe, videos: int) -> list[Stage]:
+    """All stages of a run over a data set of `videos`; a recipe without stages is one stage.
+
+    A stage of e epochs has e x videos // batch steps: batches run on across the ends of epochs,
+    so no video is left out of an epoch.
+    """
+    names = list(recipe.run.stages)
+    recipes = [stage_recipe(recipe, name) for name in names] or [recipe]
+    stages, step, sample = [], 0, 0
+    for number, (name, own) in enumerate(zip(names or ["pretrain"], recipes, strict=True)):
+        steps = own.run.steps or int(own.run.epochs * videos // own.data.batch_size)
+        if steps < 1:
+            raise ConfigError(
+                f"error: stage '{name}' has no step: {own.run.epochs} epochs of {videos} videos in "
+                f"batches of {own.data.batch_size} · raise run.epochs or lower data.batch_size"
+            )
+        stages.append(Stage(name, number, own, step, step + steps, sample, videos))
+        step, sample = step + steps, sample + steps * own.data.batch_size
+    return stages
+
+
+def build(stage: Stage, process: Process) -> tuple[Method, torch.optim.Optimizer]:
+    """The stage's method with its first weights, the same in every process, and its optimiser."""
+    recipe = stage.recipe
+    torch.manual_seed(recipe.run.seed + stage.number)
+    backbone = build_backbone(recipe.backbone.name, width=recipe.backbone.width)
+    method = build_method(
+        recipe.method.name,
+        backbone,
+        frames=recipe.clip.frames,
+        size=recipe.augment.size,
+        **recipe.method_options(),
+    ).to(process.device)
+    if recipe.run.channels_last and process.device.type == "cuda":
+        method = method.to(memory_format=torch.channels_last_3d)
+    return method, build_optimizer(method, recipe.optim)
+
+
+def restore(
+    stage: Stage, method: Method, optimizer: torch.optim.Optimizer, state: Checkpoint
+) -> str:
+    """Continue `stage` from `state`: inside it exactly, at its start from the last one's weights.
+
+    Returns what was loaded, in words. Raises CheckpointError when the tensors do not fit.
+    """
+    try:
+        if state.stage != stage.name:
+            loaded, fresh = method.load_previous(state.method)
+            counts = f"{len(loaded)} tensors from '{state.stage}', {len(fresh)} new"
+            return f"stage '{stage.name}': {counts}"
+        method.load_state_dict(state.method)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"error: the checkpoint does not fit stage '{stage.name}' · {reason}"
+        ) from error
+    return f"stage '{stage.name}': all {len(state.method)} tensors, from step {state.step}"
+
+
+def training_loader(
+    stage: Stage, manifest: Manifest, method: Method, process: Process, noted=None
+) -> Loader:
+    """The stage's batches, with the views that its method asks for. `noted`: see Loader."""
+    recipe = stage.recipe
+    return build_loader(
+        manifest,
+        clip=recipe.clip,
+        augment=recipe.augment,
+        data=recipe.data,
+        seed=recipe.run.seed,
+        views=method.views.number,
+        exchanged=method.views.exchanged if process.world > 1 else (),
+        first_sample=stage.first_sample,
+        place=Place(process.rank, process.world, str(process.device)),
+        noted=noted or (lambda entries: None),
+    )
