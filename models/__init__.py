@@ -1,0 +1,59 @@
+"""Video encoders and the methods that train them; knows nothing of files.
+
+backbones/   clip [B, 3, T, H, W] -> feature [B, D]
+methods/     one file per published method: views -> objectives
+ops/         losses as functions; no state
+queue, momentum, heads, batchnorm, gather: what methods share
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from models.backbones import BACKBONES
+from models.lookup import unknown
+from models.methods import load, names
+from models.methods._method import Method, Objective, ViewNeeds
+
+__all__ = [
+    "Method",
+    "Objective",
+    "ViewNeeds",
+    "build_backbone",
+    "build_method",
+    "method_config",
+    "names",
+]
+
+
+def build_backbone(name: str, *, width: int = 64) -> nn.Module:
+    """An encoder with random weights: clip [B, 3, T, H, W] -> feature [B, feature_dim].
+
+    `width` is the number of channels after the stem, 64 in the papers. Raises ValueError for a
+    name that is not in `models.backbones.BACKBONES`.
+    """
+    if name not in BACKBONES:
+        raise ValueError(unknown("backbone", name, BACKBONES))
+    return BACKBONES[name](width=width)
+
+
+def method_config(name: str) -> type:
+    """The frozen dataclass of a method's options. Raises ValueError for an unknown method."""
+    return load(name).Config
+
+
+def build_method(
+    name: str, backbone: nn.Module, *, frames: int, size: int | tuple[int, int], **options
+) -> Method:
+    """A method around `backbone` for clips of `frames` frames of `size` pixels (side or (H, W)).
+
+    `options` are fields of `method_config(name)`; a name or value that does not fit raises
+    ValueError.
+    """
+    module = load(name)
+    fields = module.Config.__dataclass_fields__
+    for option in options:
+        if option not in fields:
+            raise ValueError(unknown(f"option of method {name!r}:", option, fields))
+    height, width = (size, size) if isinstance(size, int) else size
+    return module.build(backbone, module.Config(**options), frames=frames, size=(height, width))

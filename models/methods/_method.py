@@ -1,0 +1,93 @@
+"""What the training loop knows of a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, get_args, get_type_hints
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A scalar loss and the parameters that it may change.
+
+    The loop runs `loss.backward(inputs=moves)`, so a loss reaches no other parameter even where
+    the graph does.
+    """
+
+    loss: Tensor
+    moves: list[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class ViewNeeds:
+    """What a method asks of the loader.
+
+    number: views per video. exchanged: views that rank r takes from the videos of rank
+    (r + 1) % world, so that a video's views meet different batch statistics.
+    """
+
+    number: int
+    exchanged: tuple[int, ...] = ()
+
+
+class Method(nn.Module):
+    """An encoder, its training state and its objectives. Subclasses live one per file here.
+
+    All that changes the next step is a parameter or a buffer, hence in the state dict.
+    """
+
+    views: ViewNeeds
+    # State-dict prefixes that a stage of a training may have and the next may not.
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def forward(
+        self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None, index: Tensor
+    ) -> tuple[list[Objective], dict[str, Tensor]]:
+        """One step's objectives, and detached scalars to log that stay on the device.
+
+        views: [B, 3, T, H, W] each. index: [B] int64, the video of each sample.
+        """
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Momentum twin and queue; runs after the optimiser, without host synchronisation."""
+
+    def encoder(self) -> nn.Module:
+        """The backbone that evaluation loads."""
+        raise NotImplementedError
+
+    def load_previous(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        """Continues from the state of the same method with other options.
+
+        Loads every tensor that both have; only tensors under an `optional` prefix may be on one
+        side alone. Returns the names loaded and the names left as they were initialised. Raises
+        ValueError, and loads nothing, where a shape differs or another tensor is missing.
+        """
+        own = self.state_dict()
+        for name in own.keys() ^ state.keys():
+            if not name.startswith(self.optional):
+                side = "the previous state" if name in own else "the new method"
+                raise ValueError(
+                    f"{name} is missing in {side}; continue with the same method, backbone and head"
+                )
+        shared = sorted(own.keys() & state.keys())
+        for name in shared:
+            if own[name].shape != state[name].shape:
+                raise ValueError(
+                    f"{name} has shape {list(state[name].shape)} in the previous state and "
+                    f"{list(own[name].shape)} here; keep width, dim and queue_size between stages"
+                )
+        self.load_state_dict({name: state[name] for name in shared}, strict=False)
+        return shared, sorted(own.keys() - state.keys())
+
+
+def check_choices(config: object) -> None:
+    """Raises ValueError where a field annotated Literal[...] holds another value."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        choices, value = get_args(hints[field.name]), getattr(config, field.name)
+        if choices and value not in choices:
+            listed = ", ".join(str(choice) for choice in choices)
+            raise ValueError(f"{field.name}: {value!r} is not one of {listed}")

@@ -1,0 +1,54 @@
+"""One optimiser step of a method as the training loop makes it, and small inputs for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models import Method, Objective, build_backbone, build_method, method_config
+
+FRAMES, SIZE, BATCH = 4, 16, 8
+
+# Options that make a method small, where it has them.
+SMALL = {"dim": 8, "queue_size": 20, "split_groups": 2}
+
+
+def small_method(name: str, backbone=None, **options) -> Method:
+    known = method_config(name).__dataclass_fields__
+    small = {option: value for option, value in SMALL.items() if option in known}
+    backbone = backbone or build_backbone("r3d_18", width=2)
+    return build_method(name, backbone, frames=FRAMES, size=SIZE, **(small | options))
+
+
+def batch_for(
+    method: Method, *, seed: int = 0, batch: int = BATCH
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Views of random videos, alike within a video, and the videos' numbers."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise() -> Tensor:
+        return torch.randn(batch, 3, FRAMES, SIZE, SIZE, generator=generator)
+
+    video = noise()
+    views = tuple(video + 0.2 * noise() for _ in range(method.views.number))
+    return views, torch.arange(batch) + batch * seed
+
+
+def backward(objectives: list[Objective]) -> None:
+    for number, objective in enumerate(objectives, start=1):
+        objective.loss.backward(inputs=objective.moves, retain_graph=number < len(objectives))
+
+
+def step(method: Method, number: int, *, lr: float = 0.05, model=None) -> list[Tensor]:
+    """Step `number` on its own batch with plain SGD; returns the losses. `model` wraps `method`."""
+    torch.manual_seed(number)
+    views, index = batch_for(method, seed=number)
+    objectives, _ = (model or method)(views, None, index)
+    backward(objectives)
+    with torch.no_grad():
+        for objective in objectives:
+            for parameter in objective.moves:
+                parameter -= lr * parameter.grad
+    method.zero_grad()
+    method.after_step(number)
+    return [objective.loss.detach() for objective in objectives]
