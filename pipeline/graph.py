@@ -18,6 +18,7 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from pipeline.augment import AugmentConfig, Draw
+from pipeline.errors import DataError
 from pipeline.sample import Track
 
 # Window of the blur: radius of three sigma at the largest sigma would do no more than this.
@@ -65,13 +66,30 @@ class Lane:
         self.pipe.schedule_run()
 
     def collect(self) -> list[Tensor]:
-        """Views of the oldest run: for each a new tensor [tracks, C, T, H, W] on the device."""
+        """Views of the oldest run: for each a new tensor [tracks, C, T, H, W] on the device.
+
+        Raises DataError when the decoder inside the graph fails, after which the lane is of no use.
+        """
         on_gpu = self.spec.device != "cpu"
         stream = torch.cuda.current_stream(self.spec.device) if on_gpu else None
-        outputs = self.pipe.share_outputs(cuda_stream=stream)
+        try:
+            outputs = self.pipe.share_outputs(cuda_stream=stream)
+        except RuntimeError as error:
+            if self.spec.kind == "ffmpeg":
+                raise
+            raise DataError(
+                f"error: the decoder of the graph failed · {_reason(error)} · run python -m "
+                "tools.index again, or use data.decoder=ffmpeg, which replaces damaged videos"
+            ) from error
         views = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
         self.pipe.release_outputs()
         return views
+
+
+def _reason(error: RuntimeError) -> str:
+    """What DALI says between the place in our source and the place in its own."""
+    what = str(error).rpartition("encountered:")[2].partition("C++ context:")[0]
+    return " ".join(what.split())
 
 
 def _build(spec: GraphSpec) -> Pipeline:

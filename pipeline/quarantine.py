@@ -21,18 +21,21 @@ class Quarantine:
     def __init__(self, path: Path, *, videos: int, max_bad_fraction: float, say=print):
         self.path, self.videos, self.max_bad_fraction = path, videos, max_bad_fraction
         self.say = say
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.known = {entry["path"]: entry for entry in map(_parse, lines) if entry}
+        text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+        # Not splitlines: a name may hold line ends of Unicode.
+        self.known = {entry["path"]: entry for entry in map(_parse, text.split("\n")) if entry}
+        # New lines must not continue one that a killed process left half written.
+        self.before_next = "\n" if text and not text.endswith("\n") else ""
 
     def note(self, entries: list[dict]) -> None:
         """Add `entries`, each {path, code, detail, ...}; a path already known is not added."""
         fresh = {entry["path"]: entry for entry in entries if entry["path"] not in self.known}
         if not fresh:
             return
-        with self.path.open("a") as file:
-            file.writelines(
-                json.dumps(entry, ensure_ascii=False) + "\n" for entry in fresh.values()
-            )
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in fresh.values()]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self.before_next + "".join(lines))
+        self.before_next = ""
         for entry in fresh.values():
             if len(self.known) < MOST_PRINTED:
                 self.say(f"quarantined [{entry['code']}] {entry['path']} · {entry['detail']}")

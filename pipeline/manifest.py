@@ -1,0 +1,256 @@
+"""The data set as one parquet file: one row per video, a byte range and what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"kinema"
+NO_LABEL = -1
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("crc32", pa.int64()),
+        ("frames", pa.int32()),
+        ("fps_num", pa.int32()),
+        ("fps_den", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("rotation", pa.int16()),
+        ("codec", pa.string()),
+        ("keyframe_distance_frames", pa.int32()),
+        ("vfr", pa.bool_()),
+        ("start_pts", pa.int64()),
+        ("time_base_num", pa.int32()),
+        ("time_base_den", pa.int32()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One video: bytes [offset, offset + size) of the file `path` (absolute).
+
+    frames: really decodable. width, height: as displayed. rotation: degrees clockwise that turn
+    the stored picture upright. start_pts: time of frame 0 in units of time_base seconds.
+    label: -1 for none.
+    """
+
+    key: str
+    path: Path
+    offset: int
+    size: int
+    crc32: int
+    frames: int
+    fps: Fraction
+    width: int
+    height: int
+    rotation: int
+    codec: str
+    keyframe_distance_frames: int
+    vfr: bool
+    start_pts: int
+    time_base: Fraction
+    label: int = NO_LABEL
+    split: str = ""
+
+
+class Manifest:
+    """Videos of a data set, as a sequence; made by `read`.
+
+    classes: name of every label. fingerprint: of all rows of the file, whatever the split.
+    options: how the file was made. Pickling sends the path only: the other process reads again.
+    """
+
+    def __init__(self, path: Path, split: str, table: pa.Table, metadata: dict):
+        self.path, self.split = path, split
+        self.classes: list[str] = metadata["classes"]
+        self.fingerprint: str = metadata["fingerprint"]
+        self.options: dict = metadata["options"]
+        self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+
+    @classmethod
+    def read(cls, path: str | Path, split: str = "") -> Manifest:
+        """The manifest at `path`; with `split`, only the rows of that split.
+
+        Raises DataError for a file that is missing, damaged, foreign, of another version or empty,
+        and for a split that it does not have.
+        """
+        path = Path(os.path.abspath(path))
+        table = _read_table(path)
+        metadata = _metadata(table, path)
+        if split:
+            splits = sorted(set(table["split"].to_pylist()))
+            table = table.filter(pc.equal(table["split"], split))
+            if not len(table):
+                present = ", ".join(name or "(none)" for name in splits)
+                raise DataError(f"error: no videos of split '{split}' · {path} · it has: {present}")
+        return cls(path, split, table, metadata)
+
+    def __reduce__(self):
+        return Manifest.read, (self.path, self.split)
+
+    def __len__(self) -> int:
+        return len(self._columns["key"])
+
+    def __getitem__(self, index: int) -> Video:
+        row = {name: column[int(index)].as_py() for name, column in self._columns.items()}
+        row["path"] = Path(os.path.normpath(self.path.parent / row["path"]))
+        row["fps"] = Fraction(row.pop("fps_num"), row.pop("fps_den"))
+        row["time_base"] = Fraction(row.pop("time_base_num"), row.pop("time_base_den"))
+        return Video(**row)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[n] int64, -1 where a video has none."""
+        return self._columns["label"].to_numpy().astype(np.int64)
+
+    @property
+    def keys(self) -> list[str]:
+        return self._columns["key"].to_pylist()
+
+    @property
+    def codecs(self) -> set[str]:
+        return set(self._columns["codec"].unique().to_pylist())
+
+    @property
+    def rotated(self) -> bool:
+        """Some video must be turned to stand upright."""
+        return bool(self._columns["rotation"].to_numpy().any())
+
+
+def write_manifest(
+    path: str | Path, videos: Sequence[Video], *, classes: Sequence[str], options: Mapping
+) -> Manifest:
+    """Write rows in the given order and read them back: the file is whole or absent.
+
+    Equal arguments give equal bytes. Raises ValueError for a key that occurs twice, a label
+    without a class or no videos at all, OSError when the file cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    _check_rows(videos, classes)
+    described = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": list(classes),
+        "fingerprint": _fingerprint(videos),
+        "options": dict(options),
+    }
+    metadata = {METADATA_KEY: json.dumps(described, sort_keys=True).encode()}
+    table = pa.table(_columns(videos, path.parent), schema=SCHEMA.with_metadata(metadata))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Manifest.read(path)
+
+
+def _check_rows(videos: Sequence[Video], classes: Sequence[str]) -> None:
+    if not videos:
+        raise ValueError("a manifest needs at least one video")
+    seen: set[str] = set()
+    for video in videos:
+        if video.key in seen:
+            raise ValueError(f"two videos have the key '{video.key}'")
+        seen.add(video.key)
+        if not NO_LABEL <= video.label < len(classes):
+            raise ValueError(f"'{video.key}': label {video.label} of {len(classes)} classes")
+
+
+def _columns(videos: Sequence[Video], folder: Path) -> dict[str, list]:
+    fields = set(Video.__dataclass_fields__) - {"path", "fps", "time_base"}
+    columns = {name: [getattr(video, name) for video in videos] for name in fields}
+    columns["path"] = _stored_paths(videos, folder)
+    columns["fps_num"] = [video.fps.numerator for video in videos]
+    columns["fps_den"] = [video.fps.denominator for video in videos]
+    columns["time_base_num"] = [video.time_base.numerator for video in videos]
+    columns["time_base_den"] = [video.time_base.denominator for video in videos]
+    return columns
+
+
+def _stored_paths(videos: Sequence[Video], folder: Path) -> list[str]:
+    """Paths as the file holds them; most videos share their folder with others."""
+    stored: dict[str, str] = {}
+    paths = []
+    for video in videos:
+        parent, name = os.path.split(video.path)
+        if parent not in stored:
+            stored[parent] = _relative(os.path.abspath(parent), str(folder))
+        paths.append(os.path.join(stored[parent], name))
+    return paths
+
+
+def _relative(path: str, folder: str) -> str:
+    """Relative to `folder`, so that both can move together, unless they share only the root."""
+    if os.path.commonpath([path, folder]) == os.sep != folder:
+        return path
+    relative = os.path.relpath(path, folder)
+    return "" if relative == os.curdir else relative
+
+
+def _fingerprint(videos: Sequence[Video]) -> str:
+    """sha256 over key, size, crc32 and label of every row: what was trained on."""
+    digest = hashlib.sha256()
+    for video in videos:
+        digest.update(f"{video.key}\0{video.size}\0{video.crc32}\0{video.label}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path) if path.is_file() else _refuse_missing(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(
+            f"error: not a readable parquet file · {path} · write it again: "
+            f"python -m tools.index VIDEOS -o {path.name}"
+        ) from error
+
+
+def _refuse_missing(path: Path):
+    what = "the manifest is a folder" if path.is_dir() else "no such manifest"
+    raise DataError(
+        f"error: {what} · {path} · make one with: python -m tools.index VIDEOS -o NAME.parquet"
+    )
+
+
+def _metadata(table: pa.Table, path: Path) -> dict:
+    """The checked JSON metadata of a table that has all columns and at least one row."""
+    again = "write it again: python -m tools.index VIDEOS -o NAME.parquet"
+    raw = (table.schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise DataError(f"error: a parquet file, but not a Kinema manifest · {path} · {again}")
+    metadata = json.loads(raw)
+    version = metadata.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"error: manifest version {version}, this Kinema reads {SCHEMA_VERSION} · {path} · "
+            f"{again}"
+        )
+    missing = [name for name in SCHEMA.names if name not in table.schema.names]
+    if missing:
+        raise DataError(f"error: no column {', '.join(missing)} · {path} · {again}")
+    if not len(table):
+        raise DataError(f"error: the manifest has no videos · {path} · {again}")
+    return metadata
