@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from pipeline.container import decode_linear, open_video, video_stream
 from pipeline.errors import BadVideo
@@ -21,6 +22,9 @@ from pipeline.manifest import Video
 from pipeline.probe import check_file
 
 SEEK_ATTEMPTS = 3
+# Frame.to_ndarray(format=...) sets up a new converter for every frame: 0.8 ms at 64 x 64 where
+# the conversion takes 0.02. One converter keeps its set-up as long as sizes and formats stay.
+REFORMATTER = VideoReformatter()
 
 
 class SeekNotTrusted(Exception):
@@ -145,7 +149,7 @@ def _upright(frame: av.VideoFrame, video: Video) -> np.ndarray:
     """[H, W, 3] uint8 as displayed, in the size the manifest says (streams may change theirs)."""
     turned = video.rotation in (90, 270)
     width, height = (video.height, video.width) if turned else (video.width, video.height)
-    rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
+    rgb = REFORMATTER.reformat(frame, format="rgb24", width=width, height=height).to_ndarray()
     return np.rot90(rgb, k=-video.rotation // 90) if video.rotation else rgb
 
 
