@@ -25,6 +25,8 @@ BASELINES = {
     "pixels": "the clip itself, averaged down to 12 x 12 pixels",
 }
 
+Figures = dict[str, float]  # shares from 0 to 1, by the name of the measure
+
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
@@ -35,6 +37,11 @@ def main(argv: list[str]) -> int:
             raise
         print(error, file=sys.stderr)
         return error.exit_code
+    except ValueError as error:  # what every part raises for a value that makes no sense there
+        if args.debug:
+            raise
+        print(f"error: {error} · --debug shows where", file=sys.stderr)
+        return errors.ConfigError.exit_code
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -48,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", nargs=2, default=("", ""), metavar=("TRAIN", "TEST"),
                         help="splits to take from the two manifests")  # fmt: skip
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
-    parser.add_argument("--clips", type=int, default=10, help="uniform clips a video (10)")
+    parser.add_argument("--clips", type=_positive, default=10, help="uniform clips a video (10)")
     parser.add_argument("--max-failed", type=int, default=0, help="failed videos allowed (0)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_intermixed_args(argv)
@@ -58,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
     state, recipe = load_source(args)
     train = Manifest.read(args.train, split=args.split[0])
     test = Manifest.read(args.test, split=args.split[1])
+    for manifest in (train, test):
+        check_labels(manifest)
     check_classes(train, test)
+    make_folder(Path(args.output))
     process = distributed.start(recipe.run.device)
     encoder = features.build_encoder(args.checkpoint, recipe, state)
     measured: list[Features] = []
@@ -73,23 +83,30 @@ def run(args: argparse.Namespace) -> int:
                 ),
             )
         )
-    result = PROTOCOLS[args.protocol](*measured, len(train.classes))
-    report(args, recipe, train, test, measured, result)
+    result, chance = PROTOCOLS[args.protocol](*measured, len(train.classes))
+    report(args, recipe, train, test, measured, result, chance)
     failed = sum(len(part.failed) for part in measured)
     return DataError.exit_code if failed > args.max_failed else 0
 
 
-def retrieval(train: Features, test: Features, classes: int) -> dict[str, float]:
-    """Recall at k: the test videos ask, the training videos answer."""
-    return protocols.recall(test, train)
+def retrieval(train: Features, test: Features, classes: int) -> tuple[Figures, Figures]:
+    """Recall at k: the test videos ask, the training videos answer. With it, that of chance."""
+    return protocols.recall(test, train), protocols.chance(test, train)
 
 
-def linear(train: Features, test: Features, classes: int) -> dict[str, float]:
-    """Accuracy of a linear classifier on frozen features."""
-    return protocols.linear_probe(train, test, classes)
+def linear(train: Features, test: Features, classes: int) -> tuple[Figures, Figures]:
+    """Accuracy of a linear classifier on frozen features. With it, that of a blind guess."""
+    guess = {f"top-{k}": k / classes for k in (1, 5) if k <= classes}
+    return protocols.linear_probe(train, test, classes), guess
 
 
 PROTOCOLS = {"retrieval": retrieval, "linear": linear}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
 
 
 def load_source(args: argparse.Namespace) -> tuple[checkpoint.Checkpoint | None, config.Recipe]:
@@ -103,6 +120,27 @@ def load_source(args: argparse.Namespace) -> tuple[checkpoint.Checkpoint | None,
     state = checkpoint.load(Path(args.checkpoint))
     recipe = config.of_checkpoint(state.config, state.stage, args.overrides)
     return state, recipe
+
+
+def make_folder(path: Path) -> None:
+    """Make the output folder before the work, not after it. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.ConfigError(
+            f"error: cannot make the output folder · {path} · {error.strerror} · choose another "
+            "with -o"
+        ) from error
+
+
+def check_labels(manifest: Manifest) -> None:
+    """Raise DataError unless every video has a label."""
+    missing = int((manifest.labels < 0).sum())
+    if missing:
+        raise DataError(
+            f"error: evaluation needs labels, {missing} of {len(manifest)} videos have none · "
+            f"{manifest.path} · index the class folders or a list with labels"
+        )
 
 
 def check_classes(train: Manifest, test: Manifest) -> None:
@@ -137,7 +175,8 @@ def report(
     train: Manifest,
     test: Manifest,
     measured: list[Features],
-    result: dict[str, float],
+    result: Figures,
+    chance: Figures,
 ) -> None:
     """Write <protocol>.json and print the figures with their denominators."""
     content = {
@@ -145,6 +184,7 @@ def report(
         "checkpoint": args.checkpoint,
         "checkpoint_sha256": feature_key(args, recipe, test)["checkpoint"],
         "result": result,
+        "chance": chance,
         "views": {"clips": args.clips, "frames": recipe.clip.frames, "stride": recipe.clip.stride,
                   "size": recipe.augment.size, "crop": "central square"},
         "classes": list(train.classes),
@@ -163,8 +203,10 @@ def report(
     content["environment"] = environment()
     path = Path(args.output) / f"{args.protocol}.json"
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    figures = "  ".join(f"{name} {100 * value:.1f} %" for name, value in result.items()
-                        if name != "weight_decay")  # fmt: skip
+    figures = "  ".join(
+        f"{name} {100 * result[name]:.1f} % (chance {100 * value:.1f})"
+        for name, value in chance.items()
+    )
     print(f"{args.protocol} of {args.checkpoint}: {figures}\nwritten to {path}")
 
 

@@ -120,7 +120,6 @@ class Record:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok, 2 usage, else that of the command that failed."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         demo(arguments.folder, seed=arguments.seed, quick=arguments.quick)
     except (ConfigError, StepFailed) as error:
@@ -146,21 +145,16 @@ def demo(folder: Path, *, seed: int, quick: bool) -> None:
 def data_steps(folder: Path, scale: Scale, seed: int) -> list[Step]:
     """Videos and their manifests. The test set is drawn from another seed."""
     steps = []
-    sets = (
-        ("train", scale.train_videos, seed),
-        ("test", scale.test_videos, seed + TEST_SEED_OFFSET),
-    )
-    for split, videos, own_seed in sets:
+    for split, videos in (("train", scale.train_videos), ("test", scale.test_videos)):
+        own_seed = seed + (TEST_SEED_OFFSET if split == "test" else 0)
         make = ["-m", "tools.synth", f"{folder}/videos/{split}", "--split", split]
         make += ["--classes", str(scale.classes), "--videos-per-class", str(videos)]
         make += ["--seed", str(own_seed), *scale.video_options]
         index = ["-m", "tools.index", f"{folder}/videos/{split}", "-o", f"{folder}/{split}.parquet"]
         if split == "test":
             index += ["--classes-from", f"{folder}/train.parquet"]
-        steps += [
-            Step(f"videos {split}", make, once=True),
-            Step(f"index {split}", index, once=True),
-        ]
+        steps.append(Step(f"videos {split}", make, once=True))
+        steps.append(Step(f"index {split}", index, once=True))
     return steps
 
 
@@ -201,12 +195,12 @@ def run_step(step: Step, record: Record) -> None:
 
 
 def call(command: list[str]) -> int:
-    """Run a command in Kinema's folder. Ctrl-C and SIGTERM are the command's to act on."""
+    """Run a command in Kinema's folder; stop only when it has stopped: train.py saves first."""
     with subprocess.Popen(command, cwd=ROOT) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # train.py saves at the end of its step
+        except KeyboardInterrupt:  # Ctrl-C reaches the command as well
             return process.wait() or EXIT_INTERRUPTED
 
 
@@ -241,8 +235,8 @@ def print_table(random, pretrained, pixels) -> None:
     rows = [random, pretrained, pixels]
     columns = measures(rows)
     table = Table(
-        title=f"{pretrained.evaluated} test videos, {pretrained.gallery} training videos, "
-        f"{len(pretrained.classes)} classes; chance {100 * pretrained.chance['R@1']:.1f} %"
+        title=f"{len(pretrained.classes)} classes, chance {100 * pretrained.chance['R@1']:.1f} %",
+        caption=f"{pretrained.evaluated} test videos, {pretrained.gallery} training videos",
     )
     table.add_column("per cent")
     for measure in columns:
@@ -256,7 +250,7 @@ def print_table(random, pretrained, pixels) -> None:
     Console().print(table)
     for measure in ("R@1", "top-1"):
         points, best = gain(pretrained, [random, pixels], measure)
-        print(f"{MEASURES[measure]}: pretrained {points:+.1f} points over the {best}")
+        print(f"{MEASURES[measure]}: pretrained {points:+.1f} points over the {best.name}")
 
 
 def shown(command: Sequence[str]) -> str:
@@ -274,14 +268,9 @@ def _listed(settings: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.demo", description=__doc__.split("\n")[0]
-    )
+    description = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=description)
     parser.add_argument("folder", type=Path, metavar="DIR", help="gets videos, run and report")
     parser.add_argument("--seed", type=int, default=0, help="of the videos and the training")
     parser.add_argument("--quick", action="store_true", help="seconds, to see that all works")

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,17 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """
     _refuse_nan(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
+    for left_by_a_killed_process in folder.glob(".step_*.tmp"):
+        left_by_a_killed_process.unlink()
     buffer = io.BytesIO()
-    torch.save(asdict(checkpoint), buffer)
+    torch.save({f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}, buffer)
     content = buffer.getbuffer()
     path = folder / f"step_{checkpoint.step:08d}.pt"
     digest = hashlib.sha256(content).hexdigest()
     _write(_hash_file(path), f"{digest}  {path.name}\n".encode())
     _write(path, content)
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
+    # Files of later steps are damaged ones that a resumed run has passed over: they do not count.
+    for old in [p for p in files(folder) if step_of(p) <= checkpoint.step][:-keep]:
         old.unlink()
         _hash_file(old).unlink(missing_ok=True)
     return path
@@ -84,8 +86,8 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     `say` is told of each one passed over. Raises CheckpointError when none of several loads: to
     start from scratch would overwrite what may still be saved by hand.
     """
-    paths = sorted(folder.glob("step_*.pt"), reverse=True)
-    for path in paths:
+    paths = files(folder)
+    for path in reversed(paths):
         try:
             if not _hash_file(path).exists():
                 raise CheckpointError(f"error: the checkpoint has no sha256 beside it · {path}")
@@ -100,23 +102,34 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def files(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, whole or not, oldest first."""
+    return sorted(folder.glob("step_*[0-9].pt"), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """1000 for step_00001000.pt."""
+    return int(path.stem.removeprefix("step_"))
+
+
 def sha256_of(path: Path) -> str:
     """Hash of a file's bytes, to name a checkpoint in results."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parsed(content: bytes, path: Path) -> Checkpoint:
+def _parsed(encoded: bytes, path: Path) -> Checkpoint:
     try:
-        fields = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        content = torch.load(io.BytesIO(encoded), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can trip torch's unpickler in any way
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"error: not a checkpoint that loads safely · {path} · {reason}"
         ) from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+    named = {f.name for f in fields(Checkpoint)}
+    if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != named:
         raise CheckpointError(f"error: not a checkpoint of this program's format {FORMAT} · {path}")
-    return Checkpoint(**fields)
+    return Checkpoint(**content)
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:

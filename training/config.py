@@ -19,12 +19,14 @@ from models import method_config
 from pipeline import AugmentConfig, ClipConfig, DataConfig
 from pipeline.augment import check as check_augment
 from pipeline.clip import check as check_clip
+from pipeline.loader import check as check_data
 from training.errors import ConfigError
 from training.optim import OptimConfig
 from training.optim import check as check_optim
 
 # What a stage may not change: it would be another run.
 FIXED_IN_STAGES = ("backbone", "data.train", "data.split", "method.name")
+METHOD = "videomoco"  # of a recipe that names none
 OF_A_STAGE = ("run.epochs", "run.steps")  # the only keys of `run` that a stage may set
 
 
@@ -43,7 +45,7 @@ class RunConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on a GPU that has it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0  # CPU threads of the trainer; 0: as torch finds. Other threads, other bits
-    channels_last: bool = True  # memory format of 3-D convolutions, on a GPU
+    channels_last: bool = True  # memory format of 3-D convolutions
     save_every_steps: int = 1000
     keep_checkpoints: int = (
         2  # newest ones; at least 2, so that a damaged one is never the only one
@@ -95,12 +97,12 @@ def load(path: str | Path, overrides: list[str]) -> Recipe:
 
 def resolve(given: dict[str, Any], *, where: str) -> Recipe:
     """A recipe from plain values, typed and complete. `where` is named in errors."""
-    name = (given.get("method") or {}).get("name", "videomoco")
-    parts = _parts(name, where)
+    method = given.get("method")
+    parts = _parts(method.get("name", METHOD) if isinstance(method, dict) else METHOD, where)
     config = OmegaConf.create({part: OmegaConf.structured(kind) for part, kind in parts.items()})
-    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_readonly(config.method, False)  # its dataclass is frozen
     for part, values in given.items():
-        config = _merged(config, part, values, where)
+        _merge(config, part, values, where)
     try:
         recipe = Recipe(**{part: OmegaConf.to_object(config[part]) for part in parts})
         _check(recipe)
@@ -120,6 +122,8 @@ def of_checkpoint(plain: dict[str, Any], stage: str, overrides: list[str]) -> Re
 def stage_recipe(recipe: Recipe, name: str) -> Recipe:
     """The recipe of one stage: its overrides over everything else."""
     overrides = recipe.run.stages[name] or {}
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"error: run.stages.{name}: expected a group of keys, got {overrides!r}")
     for key in _leaves(overrides):
         fixed = any(key == f or key.startswith(f + ".") for f in FIXED_IN_STAGES)
         if fixed or (key.startswith("run.") and key not in OF_A_STAGE):
@@ -163,9 +167,9 @@ def _parts(method: str, where: str) -> dict[str, type]:
     }
 
 
-def _merged(config: DictConfig, part: str, values: Any, where: str) -> DictConfig:
+def _merge(config: DictConfig, part: str, values: Any, where: str) -> None:
     if part not in config:
-        raise ConfigError(_unknown(part, list(config), where))
+        raise ConfigError(_unknown(str(part), list(config), where))
     if not isinstance(values, dict):
         raise ConfigError(f"error: {part}: expected a group of keys, got {values!r} · {where}")
     for key, value in values.items():
@@ -174,10 +178,9 @@ def _merged(config: DictConfig, part: str, values: Any, where: str) -> DictConfi
                 _unknown(f"{part}.{key}", [f"{part}.{k}" for k in config[part]], where)
             )
         try:
-            config = OmegaConf.merge(config, {part: {key: value}})
+            config[part].merge_with({key: value})
         except (ConfigKeyError, OmegaConfBaseException) as error:
             raise ConfigError(f"error: {part}.{key}: {_first_line(error)} · {where}") from error
-    return config
 
 
 def _unknown(key: str, known: list[str], where: str) -> str:
@@ -194,7 +197,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"error: cannot read the recipe · {path} · {error.strerror}") from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"error: not a recipe in YAML · {path} · {_one_line(error)}") from error
-    if not isinstance(given, dict) or not given:
+    if not isinstance(given, dict):
+        raise ConfigError(f"error: not a recipe: expected groups of keys, got a list · {path}")
+    if not given:
         raise ConfigError(f"error: the recipe is empty · {path} · see configs/ for examples")
     return given
 
@@ -212,13 +217,16 @@ def _read_overrides(overrides: list[str]) -> dict[str, Any]:
 def _refuse_hidden(key: str, given: dict[str, Any]) -> None:
     """An override that every stage would override again has no effect: say so."""
     for name, stage in ((given.get("run") or {}).get("stages") or {}).items():
-        if key in _leaves(stage or {}):
+        if key in _leaves(stage):
             raise ConfigError(
                 f"error: {key} is set by stage '{name}' · write run.stages.{name}.{key}=..."
             )
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+def _leaves(tree: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the values in nested groups; none in what is no group."""
+    if not isinstance(tree, dict):
+        return []
     keys = []
     for key, value in tree.items():
         is_group = isinstance(value, dict) and value
@@ -227,12 +235,15 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def _check(recipe: Recipe) -> None:
+    check_data(recipe.data)
     check_clip(recipe.clip)
     check_augment(recipe.augment)
     check_optim(recipe.optim)
     run = recipe.run
     if run.keep_checkpoints < 2:
         raise ValueError(f"run.keep_checkpoints: expected at least 2, got {run.keep_checkpoints}")
+    if not 0 <= run.seed < 2**63:
+        raise ValueError(f"run.seed: expected 0 to 2^63 - 1, got {run.seed}")
     if run.save_every_steps < 1 or run.log_every_steps < 1:
         raise ValueError("run.save_every_steps and run.log_every_steps: expected at least 1")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +16,9 @@ from torch import nn
 
 from training.errors import ConfigError, DistributedError
 
+# What gloo, NCCL and torch's store say when a connection ends.
+PEER_IS_GONE = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe",
+                "Connection refused", "Timed out", "NCCL communicator was aborted")  # fmt: skip
 AGREE_AFTER_STEPS = 4  # a stop flag is read this many steps after it was raised: no waiting
 
 
@@ -40,8 +46,28 @@ def start(device: str) -> Process:
     if on_gpu:
         torch.cuda.set_device(local)
     if world > 1:
+        # Torch 2.13 deprecates names whose successors 2.11 does not have yet.
+        warnings.filterwarnings("ignore", ".*(all_gather_into_tensor|broadcast_buffers)")
         dist.init_process_group("nccl" if on_gpu else "gloo")
     return Process(rank, world, torch.device("cuda", local) if on_gpu else torch.device("cpu"))
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Process]:
+    """`start`, and leave in the end. The loss of another process becomes a DistributedError."""
+    process = start(device)
+    try:
+        yield process
+    except RuntimeError as error:
+        if process.world == 1 or not any(sign in str(error) for sign in PEER_IS_GONE):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise DistributedError(
+            f"error: another process of the run is gone · {reason} · its own last line says why; "
+            "start all of them again"
+        ) from error
+    finally:
+        finish()
 
 
 def finish() -> None:
@@ -95,6 +121,7 @@ class StopSignal:
 
     def __init__(self, process: Process):
         self.process, self.received = process, 0
+        self.seen = 0  # what the processes have agreed to stop for
         self._flags: deque[tuple[torch.Tensor, dist.Work]] = deque()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._receive)
@@ -107,11 +134,13 @@ class StopSignal:
     def agreed(self) -> int:
         """The signal to stop for, or 0; the same in every process. Call once a step."""
         if self.process.world == 1:
-            return self.received
+            self.seen = self.received
+            return self.seen
         flag = torch.tensor([self.received], device=self.process.device)
         self._flags.append((flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True)))
         if len(self._flags) <= AGREE_AFTER_STEPS:
             return 0
         oldest, work = self._flags.popleft()
         work.wait()
-        return int(oldest)
+        self.seen = int(oldest)
+        return self.seen

@@ -18,7 +18,8 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
     """Print for every stage what will be trained, how, and how much memory it takes."""
     recipe = schedule[0].recipe
     kind, why = decoder_of(manifest, recipe.data, str(process.device))
-    print(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {kind} decoder ({why})")
+    say = print if process.is_main else lambda line: None
+    say(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {kind} decoder ({why})")
     for stage in schedule:
         method, _ = build(stage, process)
         started = time.perf_counter()
@@ -26,8 +27,8 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
         batch = next(iter(loader.batches(0, 1)))
         seconds = time.perf_counter() - started
         for line in describe(stage, method, batch, process):
-            print(f"{stage.name}: {line}")
-        print(f"{stage.name}: first batch read in {seconds:.1f} s")
+            say(f"{stage.name}: {line}")
+        say(f"{stage.name}: first batch read in {seconds:.1f} s")
 
 
 def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import build_backbone, build_method
-from pipeline import Manifest, Place, build_evaluation_loader
+from pipeline import DataError, Manifest, Place, build_evaluation_loader
 from training import checkpoint
 from training.config import Recipe
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError
 
 PIXEL_GRID = 12  # side of the picture that the pixel baseline sees
 
@@ -74,12 +74,10 @@ def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | No
 def extract(
     encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, clips: int, device: torch.device
 ) -> Features:
-    """Features of all videos, each the mean over `clips` uniform clips, scaled to unit length."""
-    if not (manifest.labels >= 0).all():
-        raise ConfigError(
-            f"error: evaluation needs labels, some videos have none · {manifest.path} · index the "
-            "class folders or a list with labels"
-        )
+    """Features of all videos, each the mean over `clips` uniform clips, scaled to unit length.
+
+    Raises DataError when no video decodes.
+    """
     place = Place(device=str(device))
     loader = build_evaluation_loader(
         manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
@@ -93,18 +91,25 @@ def extract(
         for batch in track(loader, description, total=len(loader), disable=not console.is_terminal):
             mean = torch.stack([encoder(view).float() for view in batch.views]).mean(0)
             parts.append((F.normalize(mean, dim=1).cpu(), batch.label.cpu(), batch.index.cpu()))
+    if not parts:
+        reasons = sorted({f"{entry['code']} {entry['detail']}" for entry in loader.failed})
+        raise DataError(
+            f"error: none of {len(manifest)} videos decodes · {manifest.path} · {reasons[0]}"
+        )
     feature, label, index = (torch.cat(part) for part in zip(*parts, strict=True))
     return Features(feature, label, index, loader.failed)
 
 
 def cached(path: Path, key: dict, make) -> Features:
-    """Features from `path` when it was made with the same `key`, else from `make()`."""
+    """Features from `path` when it was made with the same `key`, else from `make()`.
+
+    A video that had failed and whose file has changed since makes all of them anew.
+    """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["digest"]) == digest:
-                fields = (torch.from_numpy(stored[name]) for name in ("feature", "label", "index"))
-                return Features(*fields, failed=json.loads(str(stored["failed"])))
+        stored_digest, stored = read(path)
+        if stored_digest == digest and not _mended(stored.failed, path.stat().st_mtime):
+            return stored
     made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
@@ -118,3 +123,19 @@ def cached(path: Path, key: dict, make) -> Features:
     )
     temporary.replace(path)
     return made
+
+
+def read(path: Path) -> tuple[str, Features]:
+    """Digest of the key and the features of a file that `cached` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        fields = [torch.from_numpy(stored[name]) for name in ("feature", "label", "index")]
+        return str(stored["digest"]), Features(*fields, failed=json.loads(str(stored["failed"])))
+
+
+def _mended(failed: list[dict], since: float) -> bool:
+    """Whether a failed video's file was put in place or changed after the time `since`.
+
+    The change of the inode counts: a file restored with its old modification time is new, too.
+    """
+    paths = (Path(entry["path"]) for entry in failed)
+    return any(path.exists() and path.stat().st_ctime > since for path in paths)

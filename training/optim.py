@@ -32,6 +32,8 @@ def check(config: OptimConfig) -> None:
     """Raise ValueError naming the field when a value makes no sense."""
     if config.lr <= 0:
         raise ValueError(f"optim.lr: expected above 0, got {config.lr}")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"optim.betas: expected two numbers in [0, 1), got {config.betas}")
 
 
 def peak_lr(config: OptimConfig, global_batch: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,22 @@ def recall(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> d
     ranks = tuple(k for k in ranks if k <= len(train.index))
     found = train.label[nearest(test.feature, train.feature, max(ranks))] == test.label[:, None]
     return {f"R@{k}": found[:, :k].any(1).double().mean().item() for k in ranks}
+
+
+def chance(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
+    """R@k of answers in random order: 1 - C(n - m, k) / C(n, k) with m of n of the query's class.
+
+    Averaged over the test videos, so that unequal classes count as they are.
+    """
+    n = len(train.index)
+    same = {int(c): int((train.label == c).sum()) for c in test.label.unique()}
+    shares = {}
+    for k in ranks:
+        if k > n:
+            continue
+        found = {c: 1 - math.comb(n - m, k) / math.comb(n, k) for c, m in same.items()}
+        shares[f"R@{k}"] = sum(found[int(c)] for c in test.label) / len(test.label)
+    return shares
 
 
 def linear_probe(train: Features, test: Features, classes: int) -> dict[str, float]:

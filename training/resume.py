@@ -45,10 +45,21 @@ def resume(
         state = checkpoint.newest(folder.checkpoints, folder.say)
     else:
         state = checkpoint.load(Path(asked))
+        _refuse_later(folder, state.step)
     if state:
         _check_same_run(state, recipe, manifest)
         folder.say(f"resuming at step {state.step}, stage '{state.stage}'")
     return state
+
+
+def _refuse_later(folder: RunFolder, step: int) -> None:
+    """To go back inside a folder would mix two runs in it, and delete the metrics of one."""
+    later = [p.name for p in checkpoint.files(folder.checkpoints) if checkpoint.step_of(p) > step]
+    if later:
+        raise ConfigError(
+            f"error: the run folder has checkpoints after step {step}: {', '.join(later)} · "
+            f"{folder.path} · move them away, or choose another run.dir"
+        )
 
 
 def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest) -> None:
@@ -78,6 +89,7 @@ class Saver:
     method: Method
     optimizer: torch.optim.Optimizer
     process: Process
+    last_step: int  # of the run
 
     def state(self, step: int) -> Checkpoint:
         """All that changes the step after `step`."""

@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training import checkpoint
 from training.errors import ConfigError, NumericError
 
 READ_AFTER_STEPS = 4
@@ -49,7 +50,7 @@ class RunFolder:
 
     def has_run(self) -> bool:
         """Whether an earlier run has left something here."""
-        return any(self.checkpoints.glob("step_*.pt")) or self.metrics.exists()
+        return bool(checkpoint.files(self.checkpoints)) or self.metrics.exists()
 
     def say(self, line: str) -> None:
         """Print a line and keep it in log.txt. A full disk costs the line, not the run."""
@@ -63,12 +64,22 @@ class RunFolder:
             self.console.print(f"log.txt: {error.strerror}", markup=False)
 
     def write_json(self, name: str, content: dict) -> None:
-        if self.writer:
-            (self.path / name).write_text(json.dumps(content, indent=2) + "\n")
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        if self.writer:
-            (self.path / name).write_text(content)
+        """Write a file, or raise ConfigError and leave the one that is there."""
+        if not self.writer:
+            return
+        temporary = self.path / f".{name}.tmp"
+        try:
+            temporary.write_text(content)
+            temporary.replace(self.path / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ConfigError(
+                f"error: cannot write {name} · {self.path} · {error.strerror} · free some space, "
+                "or choose another run.dir"
+            ) from error
 
     def _make(self) -> None:
         try:
@@ -125,9 +136,10 @@ class Metrics:
                 self.folder.say(f"metrics.jsonl: {error.strerror}, step {step} is not written")
         wrong = [name for name, value in self.last.items() if not math.isfinite(value)]
         if wrong:
+            good = checkpoint.files(self.folder.checkpoints)
             raise NumericError(
                 f"error: {', '.join(wrong)} is not finite at step {step} of stage '{stage}' · "
-                f"last good checkpoint in {self.folder.checkpoints} · lower optim.lr"
+                f"last good checkpoint: {good[-1] if good else 'none yet'} · lower optim.lr"
             )
 
 
@@ -193,7 +205,7 @@ def _lock(path: Path):
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from models import Method, build_backbone, build_method
 from pipeline import Manifest, Place, build_loader
@@ -78,9 +79,19 @@ def build(stage: Stage, process: Process) -> tuple[Method, torch.optim.Optimizer
         size=recipe.augment.size,
         **recipe.method_options(),
     ).to(process.device)
-    if recipe.run.channels_last and process.device.type == "cuda":
-        method = method.to(memory_format=torch.channels_last_3d)
+    if recipe.run.channels_last:
+        _channels_last(method)
     return method, build_optimizer(method, recipe.optim)
+
+
+def _channels_last(module: nn.Module) -> None:
+    """Weights of 3-D convolutions in the memory format that cuDNN and oneDNN are fastest in.
+
+    The format of the weights carries over to their outputs, so inputs need no conversion.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.to(memory_format=torch.channels_last_3d)
 
 
 def restore(
