@@ -11,6 +11,7 @@ A clip meets these modules in this order:
     augment      rng -> crop, flip, colour, blur of every view
     decode       bytes + frame numbers -> pictures
     sample       all of the above for one sample: the host stage, run in worker processes
+    workers      the host stage in processes of its own, watched
     graph        the DALI graph: pictures + draws -> views
     loader       workers and lanes, joined in order
     batch        what leaves the pipeline

@@ -8,7 +8,6 @@ state: `batches(first, last)` starts anywhere at once.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pipeline.clip import ClipConfig
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
+from pipeline.workers import host_batches
 
 NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "av1", "mjpeg"}
 
@@ -73,44 +73,26 @@ class Stream:
     def run(self, steps: range) -> Iterator[tuple[list[Tensor], HostBatch]]:
         """Views (each [B, C, T, H, W]) and host batch of every step, in order."""
         waiting: deque[HostBatch] = deque()
-        for batch in self._host_batches(steps):
-            self._submit(batch)
-            waiting.append(batch)
-            if len(waiting) == self.data.prefetch_batches:
-                yield self._collect(waiting.popleft())
-        while waiting:
-            yield self._collect(waiting.popleft())
-
-    def _host_batches(self, steps: range) -> Iterator[HostBatch]:
-        workers = self.data.workers
-        context = multiprocessing.get_context("forkserver") if workers else None
-        if context:
-            # Workers fork from a server that has already imported torch: they start at once.
-            context.set_forkserver_preload(["pipeline.sample"])
-        loader = torch.utils.data.DataLoader(
+        batches = host_batches(
             self.stage,
-            batch_size=None,
-            sampler=steps,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context=context,
-            prefetch_factor=self.data.prefetch_batches if workers else None,
-            worker_init_fn=_one_thread,
+            steps,
+            workers=self.data.workers,
+            ahead=self.data.prefetch_batches,
+            decode_timeout_seconds=self.data.decode_timeout_seconds,
         )
-        batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise DataError(
-                    f"error: a data worker died · {error} · out of memory, or a decoder crash: "
-                    "lower data.workers or run python -m tools.index again"
-                ) from error
-            yield batch
+        try:
+            for batch in batches:
+                self._submit(batch)
+                waiting.append(batch)
+                if len(waiting) == self.data.prefetch_batches:
+                    yield self._collect(waiting.popleft())
+            while waiting:
+                yield self._collect(waiting.popleft())
+        except GeneratorExit:
+            # The caller stopped early: what is under way must not come out of the next run.
+            while waiting:
+                self._collect(waiting.popleft())
+            raise
 
     def _submit(self, batch: HostBatch) -> None:
         for lane, share in self._shares(batch, batch.unpacked()):
@@ -170,7 +152,8 @@ class EvaluationLoader:
         return len(self.stream.stage)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of the videos that decode; the others are added to `failed`."""
+        """Batches of the videos that decode; the others are listed in `failed`."""
+        self.failed = []
         for views, host in self.stream.run(range(len(self))):
             self.failed += host.bad
             if len(host.index):
@@ -196,7 +179,8 @@ def build_loader(
     whose batch statistics must not see the query's neighbours). Raises ValueError for a batch
     that does not divide, DataError for a data set smaller than a batch.
     """
-    _check_sizes(manifest, data, place)
+    check(data)
+    _check_batch(manifest, data, place)
     local = data.batch_size // place.world
     shares = {0: tuple(v for v in range(views) if v not in exchanged), 1: tuple(exchanged)}
     streams = []
@@ -217,8 +201,13 @@ def build_loader(
             slots=tuple(range(first, first + local)),
             kinds=(decoder_of(manifest, data, place.device)[0],) * local,
         )
-        tracks = local * (1 if augment.consistent else clip.frames)
-        lanes = _lanes(manifest, len(numbers), augment, data, place, tracks, training=True)
+        lanes = _lanes(
+            manifest, data, place, augment,
+            views=len(numbers),
+            samples=local,
+            tracks_per_sample=1 if augment.consistent else clip.frames,
+            training=True,
+        )  # fmt: skip
         streams.append(Stream(stage, lanes, data))
     return Loader(streams, place.device, noted)
 
@@ -233,10 +222,17 @@ def build_evaluation_loader(
     place: Place = Place(),
 ) -> EvaluationLoader:
     """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time."""
+    check(data)
     kind, _ = decoder_of(manifest, data, place.device)
     reader = Reader(data.decode_timeout_seconds)
     stage = EvaluationStage(manifest, clip, augment, reader, clips, data.batch_size, kind)
-    lanes = _lanes(manifest, clips, augment, data, place, data.batch_size, training=False)
+    lanes = _lanes(
+        manifest, data, place, augment,
+        views=clips,
+        samples=data.batch_size,
+        tracks_per_sample=1,
+        training=False,
+    )  # fmt: skip
     return EvaluationLoader(Stream(stage, lanes, data), place.device)
 
 
@@ -245,7 +241,17 @@ def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, 
     return choose_decoder(data.decoder, device, manifest.codecs)
 
 
-def _lanes(manifest, views, augment, data, place, tracks, *, training) -> list:
+def _lanes(
+    manifest: Manifest,
+    data: DataConfig,
+    place: Place,
+    augment: AugmentConfig,
+    *,
+    views: int,
+    samples: int,
+    tracks_per_sample: int,
+    training: bool,
+) -> list:
     # DALI is imported here so that `import pipeline` works where DALI is missing.
     from pipeline.graph import GraphSpec, Lane
 
@@ -256,17 +262,26 @@ def _lanes(manifest, views, augment, data, place, tracks, *, training) -> list:
         augment=augment,
         training=training,
         rotated=manifest.rotated,
-        batch=-(-tracks // data.lanes),
+        # A sample's tracks stay together, and no lane gets more than its share of samples.
+        batch=-(-samples // data.lanes) * tracks_per_sample,
         threads=data.threads,
         depth=data.prefetch_batches,
     )
     return [Lane(spec) for _ in range(data.lanes)]
 
 
-def _check_sizes(manifest: Manifest, data: DataConfig, place: Place) -> None:
-    for name in ("batch_size", "lanes", "prefetch_batches", "threads"):
-        if getattr(data, name) < 1:
-            raise ValueError(f"data.{name}: expected at least 1, got {getattr(data, name)}")
+def check(config: DataConfig) -> None:
+    """Raise ValueError naming the field when a value makes no loader."""
+    least = {"batch_size": 1, "lanes": 1, "prefetch_batches": 1, "threads": 1, "workers": 0}
+    for name, low in least.items():
+        if (value := getattr(config, name)) < low:
+            raise ValueError(f"data.{name}: expected at least {low}, got {value}")
+    if not config.decode_timeout_seconds > 0:
+        seconds = config.decode_timeout_seconds
+        raise ValueError(f"data.decode_timeout_seconds: expected more than 0, got {seconds}")
+
+
+def _check_batch(manifest: Manifest, data: DataConfig, place: Place) -> None:
     if data.batch_size % place.world:
         raise ValueError(
             f"data.batch_size: {data.batch_size} is the batch over all processes and must be a "
@@ -292,11 +307,3 @@ def _clips(tracks: Tensor, samples: int) -> Tensor:
     if len(tracks) == samples:
         return tracks
     return tracks.view(samples, -1, c, h, w).transpose(1, 2)
-
-
-def _as_it_is(batch: HostBatch) -> HostBatch:
-    return batch
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

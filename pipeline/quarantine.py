@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections import Counter
 from pathlib import Path
@@ -21,26 +22,36 @@ class Quarantine:
     def __init__(self, path: Path, *, videos: int, max_bad_fraction: float, say=print):
         self.path, self.videos, self.max_bad_fraction = path, videos, max_bad_fraction
         self.say = say
-        text = path.read_text("utf-8", errors="replace") if path.exists() else ""
-        # Not splitlines: a name may hold line ends of Unicode.
-        self.known = {entry["path"]: entry for entry in map(_parse, text.split("\n")) if entry}
-        # New lines must not continue one that a killed process left half written.
-        self.before_next = "\n" if text and not text.endswith("\n") else ""
+        self.known = _entries(path.read_text("utf-8", errors="replace")) if path.exists() else {}
 
     def note(self, entries: list[dict]) -> None:
         """Add `entries`, each {path, code, detail, ...}; a path already known is not added."""
         fresh = {entry["path"]: entry for entry in entries if entry["path"] not in self.known}
         if not fresh:
             return
-        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in fresh.values()]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(self.before_next + "".join(lines))
-        self.before_next = ""
+        try:
+            fresh = self._add(fresh)
+        except OSError as error:
+            self.say(f"{self.path.name}: {error.strerror}, {len(fresh)} videos are not listed")
         for entry in fresh.values():
             if len(self.known) < MOST_PRINTED:
                 self.say(f"quarantined [{entry['code']}] {entry['path']} · {entry['detail']}")
             self.known[entry["path"]] = entry
         self._check_budget()
+
+    def _add(self, fresh: dict[str, dict]) -> dict[str, dict]:
+        """Write the entries that no other process of the run has written, and return those."""
+        with self.path.open("a+", encoding="utf-8", errors="replace") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read()
+            self.known |= _entries(text)
+            fresh = {path: entry for path, entry in fresh.items() if path not in self.known}
+            # New lines must not continue one that a killed process left half written.
+            gap = "\n" if fresh and text and not text.endswith("\n") else ""
+            lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in fresh.values()]
+            file.write(gap + "".join(lines))
+        return fresh
 
     def _check_budget(self) -> None:
         if len(self.known) <= self.max_bad_fraction * self.videos:
@@ -52,6 +63,11 @@ class Quarantine:
             f"data.max_bad_fraction={self.max_bad_fraction} · {self.path} · mend or remove them, "
             "index again, or raise data.max_bad_fraction"
         )
+
+
+def _entries(text: str) -> dict[str, dict]:
+    # Not splitlines: a name may hold line ends of Unicode.
+    return {entry["path"]: entry for entry in map(_parse, text.split("\n")) if entry}
 
 
 def _parse(line: str) -> dict | None:

@@ -136,6 +136,11 @@ class TrainingStage(torch.utils.data.Dataset):
     slots: tuple[int, ...]
     kinds: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        """Samples in an item."""
+        return len(self.slots)
+
     def __getitem__(self, step: int) -> HostBatch:
         bad: list[dict] = []
         first = self.first_sample + step * self.global_batch
@@ -198,6 +203,11 @@ class EvaluationStage(torch.utils.data.Dataset):
     clips: int
     batch: int
     kind: str
+
+    @property
+    def size(self) -> int:
+        """Most samples in an item."""
+        return self.batch
 
     def __len__(self) -> int:
         return -(-len(self.manifest) // self.batch)

@@ -1,0 +1,368 @@
+"""The host stage: samples are pure functions of their number, damage is replaced, buffers pack."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.augment import AugmentConfig, Draw
+from pipeline.clip import ClipConfig, ClipPlan
+from pipeline.errors import BadVideo, DataError
+from pipeline.manifest import Manifest, Video, write_manifest
+from pipeline.order import order
+from pipeline.probe import probe
+from pipeline.sample import (
+    ATTEMPTS,
+    EvaluationStage,
+    Reader,
+    Sample,
+    Track,
+    TrainingStage,
+    clip_tracks,
+    pack,
+)
+from tests.videos import read_number, write_video
+
+VIDEOS = 7
+FRAMES = [4, 9, 12, 20, 25, 30, 31]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Video]:
+    """Seven numbered videos of 4 to 31 frames, of two sizes."""
+    folder = tmp_path_factory.mktemp("videos")
+    found = []
+    for i, frames in enumerate(FRAMES):
+        size = (64, 48) if i % 2 else (48, 64)
+        path = write_video(folder / f"v{i}.mp4", frames=frames, size=size, gop=10)
+        probed = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
+        found.append(Video(key=path.stem, path=path, offset=0, label=i % 2, **probed))
+    return found
+
+
+def listed(path: Path, videos: list[Video]) -> Manifest:
+    return write_manifest(path, videos, classes=["a", "b"], options={})
+
+
+@pytest.fixture(scope="module")
+def manifest(videos, tmp_path_factory) -> Manifest:
+    return listed(tmp_path_factory.mktemp("manifest") / "m.parquet", videos)
+
+
+def damaged(videos: list[Video], folder: Path, which: set[int]) -> Manifest:
+    """A manifest some of whose files are text by now."""
+    path = folder / "broken.mp4"
+    path.write_text("no video at all\n" * 20)
+    rows = [replace(v, path=path) if i in which else v for i, v in enumerate(videos)]
+    return listed(folder / "damaged.parquet", rows)
+
+
+def training(manifest: Manifest, **changed) -> TrainingStage:
+    whole = {
+        "clip": ClipConfig(frames=4, stride=2),
+        "augment": AugmentConfig(size=16),
+        "reader": Reader(timeout_seconds=30),
+        "seed": 5,
+        "global_batch": 2,
+        "first_sample": 0,
+        "number_of_views": 2,
+        "views": (0, 1),
+        "slots": (0, 1),
+        "kinds": ("ffmpeg", "ffmpeg"),
+    }
+    return TrainingStage(manifest, **(whole | changed))
+
+
+def evaluation(manifest: Manifest, **changed) -> EvaluationStage:
+    whole = {
+        "clip": ClipConfig(frames=4, stride=2),
+        "augment": AugmentConfig(size=16),
+        "reader": Reader(timeout_seconds=30),
+        "clips": 2,
+        "batch": 3,
+        "kind": "ffmpeg",
+    }
+    return EvaluationStage(manifest, **(whole | changed))
+
+
+def same_draw(ours: Draw, theirs: Draw) -> bool:
+    rest = replace(ours, color=None) == replace(theirs, color=None)
+    return rest and (ours.color == theirs.color).all()
+
+
+def same_sample(ours: Sample, theirs: Sample) -> bool:
+    pairs = list(zip(ours.tracks, theirs.tracks, strict=True))
+    return ours.index == theirs.index and all(
+        np.array_equal(a.pictures, b.pictures)
+        and np.array_equal(a.rows, b.rows)
+        and all(same_draw(*draws) for draws in zip(a.draws, b.draws, strict=True))
+        for a, b in pairs
+    )
+
+
+def seen_numbers(track: Track, view: int = 0) -> list[int]:
+    return [read_number(track.pictures[row]) for row in track.rows[view]]
+
+
+# The flat buffer
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.just(3)),
+    st.tuples(st.integers(0, 50)),
+)
+
+
+@given(st.lists(st.lists(shapes, min_size=1, max_size=3), max_size=4), st.booleans())
+@settings(deadline=None)
+def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
+    rng = np.random.default_rng(0)
+    packed = []
+    for number, tracks in enumerate(samples):
+        made = []
+        for shape in tracks:
+            pictures = rng.integers(0, 256, shape, dtype=np.uint8)
+            # A turned picture is not contiguous.
+            pictures = np.rot90(pictures, axes=(1, 2)) if strided and len(shape) == 4 else pictures
+            rows = np.zeros((1, 2), np.int32)
+            made.append(Track(pictures, np.arange(3), rows, (Draw((0, 0, 1, 1)),), 90))
+        packed.append(Sample(number * 3, number - 1, made))
+    batch = pack(packed, [{"path": "x"}])
+    found = batch.unpacked()
+    wanted = [track for sample in packed for track in sample.tracks]
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.pictures.flags.c_contiguous
+        assert np.array_equal(ours.pictures, theirs.pictures)
+        assert (ours.rotation, ours.draws) == (90, theirs.draws)
+    assert batch.index.tolist() == [3 * n for n in range(len(samples))]
+    assert batch.label.tolist() == [n - 1 for n in range(len(samples))]
+    assert batch.index.dtype == batch.label.dtype == np.int64
+    assert len(batch.pictures) == sum(t.pictures.size for t in wanted)
+
+
+# Tracks
+
+
+def test_one_draw_makes_one_track_and_a_draw_a_frame_makes_tracks_of_one_frame():
+    plan = ClipPlan.of([np.array([10, 12, 14]), np.array([12, 12, 16])])
+    pictures = np.repeat(plan.frames.astype(np.uint8)[:, None, None, None], 3, axis=3)
+    draws = [[Draw((0, 0, 1, (t + 1) / 10 + view / 100)) for t in range(3)] for view in range(2)]
+    whole = clip_tracks(pictures, plan, list(plan.views), [d[:1] for d in draws], 90)
+    assert len(whole) == 1 and whole[0].rows.tolist() == [[0, 1, 2], [1, 1, 3]]
+    assert whole[0].draws == (draws[0][0], draws[1][0])
+
+    singles = clip_tracks(pictures, plan, list(plan.views), draws, 90)
+    encoded = clip_tracks(np.zeros(9, np.uint8), plan, list(plan.views), draws, 90)
+    for t, (track, coded) in enumerate(zip(singles, encoded, strict=True)):
+        shown = [int(track.pictures[row[0], 0, 0, 0]) for row in track.rows]
+        assert shown == [[10, 12, 14][t], [12, 12, 16][t]]
+        assert [int(coded.frames[row[0]]) for row in coded.rows] == shown
+        assert len(coded.pictures) == 9
+        assert track.draws == coded.draws == (draws[0][t], draws[1][t])
+        assert track.rotation == coded.rotation == 90
+
+
+# Training samples
+
+
+def test_a_clip_shows_the_frames_it_was_planned_to(manifest):
+    stage = training(manifest)
+    for number in range(VIDEOS):
+        sample = stage.sample(number, "ffmpeg", [])
+        (track,) = sample.tracks
+        frames = manifest[sample.index].frames
+        seen = seen_numbers(track)
+        assert seen == [(seen[0] + 2 * t) % frames for t in range(4)]
+        assert seen == seen_numbers(track, view=1)  # sampling: same
+        assert sample.label == sample.index % 2
+
+
+def test_a_short_video_loops(manifest):
+    """Four frames, every second one: 0 2 0 2."""
+    stage = training(manifest)
+    shortest = next(s for n in range(VIDEOS) if (s := stage.sample(n, "ffmpeg", [])).index == 0)
+    assert seen_numbers(shortest.tracks[0]) == [0, 2, 0, 2]
+    assert len(shortest.tracks[0].pictures) == 2  # decoded once
+
+
+def test_random_sampling_gives_each_view_a_clip_of_its_own(manifest):
+    stage = training(manifest, clip=ClipConfig(frames=2, stride=1, sampling="random"))
+    tracks = [stage.sample(number, "ffmpeg", []).tracks[0] for number in range(VIDEOS)]
+    assert any(seen_numbers(track) != seen_numbers(track, view=1) for track in tracks)
+
+
+def test_a_sample_does_not_depend_on_batch_process_or_history(manifest):
+    alone = training(manifest)
+    reference = [alone.sample(number, "ffmpeg", []) for number in range(12)]
+    wide = training(manifest, global_batch=6, slots=tuple(range(6)), kinds=("ffmpeg",) * 6)
+    late = training(manifest, first_sample=8)
+    second = training(manifest, global_batch=4, slots=(2, 3))
+    assert [wide[k].index.tolist() for k in (1, 0)] == [
+        [s.index for s in reference[6:]],
+        [s.index for s in reference[:6]],
+    ]
+    assert late[1].index.tolist() == [s.index for s in reference[10:12]]
+    assert second[1].index.tolist() == [s.index for s in reference[6:8]]
+    assert same_sample(pickle.loads(pickle.dumps(wide)).sample(9, "ffmpeg", []), reference[9])
+    unpacked = second[1].unpacked()
+    for track, sample in zip(unpacked, reference[6:8], strict=True):
+        assert same_sample(Sample(sample.index, sample.label, [track]), sample)
+
+
+def test_one_view_alone_is_the_same_as_beside_the_other(manifest):
+    both, second = training(manifest), training(manifest, views=(1,))
+    for number in range(3):
+        ours = second.sample(number, "ffmpeg", []).tracks[0]
+        theirs = both.sample(number, "ffmpeg", []).tracks[0]
+        assert same_draw(ours.draws[0], theirs.draws[1])
+        assert seen_numbers(ours) == seen_numbers(theirs, view=1)
+
+
+def test_views_epochs_and_seeds_draw_differently(manifest):
+    stage = training(manifest)
+    first = stage.sample(0, "ffmpeg", []).tracks[0]
+    assert first.draws[0].roi != first.draws[1].roi
+    here = {
+        stage.sample(VIDEOS * epoch + p, "ffmpeg", []).tracks[0].draws[0].roi
+        for epoch in range(3)
+        for p in range(VIDEOS)
+    }
+    other = training(manifest, seed=6).sample(0, "ffmpeg", []).tracks[0].draws[0].roi
+    assert len(here) == 3 * VIDEOS and other not in here
+
+
+def test_every_epoch_has_every_video_once_in_its_own_order(manifest):
+    stage = training(manifest)
+    epochs = [[stage.video_at(epoch, p, 0) for p in range(VIDEOS)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(VIDEOS)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_without_consistency_every_frame_draws_for_itself(manifest):
+    stage = training(manifest, augment=AugmentConfig(size=16, consistent=False))
+    sample = stage.sample(3, "ffmpeg", [])
+    assert len(sample.tracks) == 4
+    assert len({track.draws[0].roi for track in sample.tracks}) == 4
+    consistent = training(manifest).sample(3, "ffmpeg", [])
+    shown = [seen_numbers(track)[0] for track in sample.tracks]
+    assert shown == seen_numbers(consistent.tracks[0])
+
+
+def test_the_encoded_file_travels_where_the_graph_decodes(manifest):
+    stage = training(manifest, kinds=("nvdec", "ffmpeg"))
+    coded, decoded = stage[2].unpacked()
+    index = stage[2].index[0]
+    assert coded.pictures.tobytes() == manifest[int(index)].path.read_bytes()
+    assert decoded.pictures.ndim == 4
+    same = training(manifest)[2].unpacked()[0]
+    assert np.array_equal(coded.rows, same.rows) and np.array_equal(coded.frames, same.frames)
+
+
+# Damaged videos
+
+
+def test_a_damaged_video_is_replaced_by_a_pure_function_of_the_place(videos, tmp_path):
+    manifest = damaged(videos, tmp_path, {2, 4})
+    stage, noted = training(manifest), []
+    for number in range(3 * VIDEOS):
+        bad: list[dict] = []
+        sample = stage.sample(number, "ffmpeg", bad)
+        epoch, position = divmod(number, VIDEOS)
+        tried = [stage.video_at(epoch, position, attempt) for attempt in range(len(bad) + 1)]
+        assert tried[-1] == sample.index and sample.index not in {2, 4}
+        assert set(tried[:-1]) <= {2, 4}
+        assert tried[0] == order(np.array(position), VIDEOS, seed=5, epoch=epoch)
+        assert [(e["epoch"], e["position"], e["attempt"]) for e in bad] == [
+            (epoch, position, attempt) for attempt in range(len(bad))
+        ]
+        again = training(manifest, views=(1,)).sample(number, "ffmpeg", [])
+        assert again.index == sample.index
+        noted += bad
+    assert len(noted) >= 6  # both, in each of three epochs
+    assert {entry["code"] for entry in noted} == {"E-CORRUPT"}
+    assert {entry["path"] for entry in noted} == {str(tmp_path / "broken.mp4")}
+    replaced = {
+        stage.sample(number, "ffmpeg", []).index
+        for number in range(12 * VIDEOS)
+        if stage.video_at(*divmod(number, VIDEOS), 0) in {2, 4}
+    }
+    assert len(replaced) > 2  # not always the same stand-in
+
+
+def test_the_replacement_draws_for_itself(videos, tmp_path):
+    """With the same number of draws before it, an equal sigma would be the same random stream."""
+    augment = AugmentConfig(size=16, scale=[1.0, 1.0], ratio=[0.01, 100.0], blur=1.0)
+    whole = training(listed(tmp_path / "whole.parquet", videos), augment=augment)
+    broken = training(damaged(videos, tmp_path, {2}), augment=augment)
+    number = next(n for n in range(VIDEOS) if whole.video_at(0, n, 0) == 2)
+    pairs = [stage.sample(number, "ffmpeg", []).tracks[0].draws for stage in (whole, broken)]
+    for original, stand_in in zip(*pairs, strict=True):
+        assert original.blur_sigma != stand_in.blur_sigma
+
+
+def test_eight_damaged_videos_in_a_row_end_the_run_in_one_line(videos, tmp_path):
+    manifest = damaged(videos, tmp_path, set(range(VIDEOS)))
+    bad: list[dict] = []
+    with pytest.raises(DataError) as caught:
+        training(manifest).sample(VIDEOS + 3, "ffmpeg", bad)
+    path = re.escape(str(tmp_path / "broken.mp4"))
+    assert re.fullmatch(
+        "error: sample 3 of epoch 1: 8 videos in a row cannot be decoded · "
+        f"{path} · .+ · run python -m tools.index again",
+        str(caught.value),
+    )
+    assert len(bad) == ATTEMPTS == 8
+
+
+def test_a_video_past_its_deadline_is_replaced(manifest, monkeypatch):
+    """Only the first attempt is late; the stand-in has its own full time."""
+    slow = training(manifest).video_at(0, 0, 0)
+    read = Reader.pictures
+
+    def late_for_one(self, video, plan, kind):
+        seconds = -1.0 if video.key == manifest[slow].key else 30.0
+        return read(Reader(seconds), video, plan, kind)
+
+    monkeypatch.setattr(Reader, "pictures", late_for_one)
+    bad: list[dict] = []
+    assert training(manifest).sample(0, "ffmpeg", bad).index != slow
+    assert bad[0]["code"] == "E-TIMEOUT"
+    assert "raise data.decode_timeout_seconds" in bad[0]["detail"]
+
+
+# Evaluation
+
+
+def test_evaluation_reads_every_video_in_order_with_uniform_clips(manifest):
+    stage = evaluation(manifest)
+    groups = [stage[group] for group in range(len(stage))]
+    assert [g.index.tolist() for g in groups] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [g.label.tolist() for g in groups] == [[0, 1, 0], [1, 0, 1], [0]]
+    longest = groups[2].unpacked()[0]
+    assert seen_numbers(longest) == [0, 2, 4, 6]
+    assert seen_numbers(longest, view=1) == [24, 26, 28, 30]
+    assert not any(draw.flip or draw.blur_sigma for draw in longest.draws)
+
+
+def test_evaluation_leaves_damaged_videos_out_and_lists_them(videos, tmp_path):
+    stage = evaluation(damaged(videos, tmp_path, {1, 3, 4, 5}))
+    groups = [stage[group] for group in range(3)]
+    assert [g.index.tolist() for g in groups] == [[0, 2], [], [6]]
+    assert [[entry["index"] for entry in g.bad] for g in groups] == [[1], [3, 4, 5], []]
+    assert groups[1].unpacked() == [] and len(groups[1].pictures) == 0
+
+
+def test_a_missing_file_is_a_bad_video_like_any_other(videos, tmp_path):
+    gone = [replace(videos[0], path=tmp_path / "gone.mp4"), *videos[1:]]
+    manifest = listed(tmp_path / "gone.parquet", gone)
+    for kind in ("ffmpeg", "nvdec"):
+        with pytest.raises(BadVideo) as caught:
+            evaluation(manifest, kind=kind).read(0)
+        assert caught.value.code == "E-MISSING"
