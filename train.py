@@ -35,16 +35,20 @@ def main(argv: list[str]) -> int:
         if args.print_config:
             print(OmegaConf.to_yaml(OmegaConf.create(recipe.plain())), end="")
             return 0
-        process = distributed.start(recipe.run.device)
-        try:
+        with distributed.joined(recipe.run.device) as process:
             return run(recipe, process, args)
-        finally:
-            distributed.finish()
     except (DataError, *errors.ALL) as error:
         if args.debug:
             raise
         print(error, file=sys.stderr)
         return error.exit_code
+    except ValueError as error:  # what every part raises for a value that makes no sense there
+        if args.debug:
+            raise
+        print(f"error: {error} · --debug shows where", file=sys.stderr)
+        return errors.ConfigError.exit_code
+    except KeyboardInterrupt:  # before the first step: there is nothing to save yet
+        return errors.EXIT_INTERRUPTED
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -98,13 +102,14 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
             if state:
                 folder.say(stages.restore(stage, method, optimizer, state))
             loader = stages.training_loader(stage, manifest, method, process, quarantine.note)
-            saver = Saver(folder, stage, recipe.plain(), manifest, method, optimizer, process)
+            saver = Saver(folder, stage, recipe.plain(), manifest, method, optimizer, process,
+                          last_step=last)  # fmt: skip
             step = train(stage, max(stage.first_step, first), loader, method, optimizer,
                          process, metrics, line, saver, stop)  # fmt: skip
             state = saver.state(step)
-            if step < stage.last_step:
+            if stop.seen and step < last:
                 folder.say(f"stopped by a signal, saved at step {step}: run the same command again")
-                interrupted = stop.received == signal.SIGINT
+                interrupted = stop.seen == signal.SIGINT
                 return errors.EXIT_INTERRUPTED if interrupted else errors.EXIT_STOPPED
     folder.say(f"done at step {last}: {folder.checkpoints}")
     return 0
@@ -143,10 +148,9 @@ def train(
         metrics.add(step, stage.name, scalars)
         line.step(step, stage.name, metrics.last)
         stopping = stop.agreed()
-        ending = stopping or step == stage.last_step
-        if ending or step % run.save_every_steps == 0:
+        if stopping or step == stage.last_step or step % run.save_every_steps == 0:
             metrics.flush()
-            saver.save(step, must=ending)
+            saver.save(step, must=bool(stopping) or step == saver.last_step)
         if stopping:
             break
     return step

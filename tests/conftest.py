@@ -1,8 +1,10 @@
-"""What all tests share: few threads, and CUDA tests that cannot be skipped unnoticed."""
+"""What all tests share: few threads, CUDA tests that cannot be skipped unnoticed, small data."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+TINY_VIDEOS = 10
 
 
 def pytest_configure(config):
@@ -22,3 +26,35 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("needs_cuda"):
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+def make_data_set(folder: Path, *, videos: int = TINY_VIDEOS, labels: bool = True) -> Path:
+    """A manifest of small real videos with numbered frames, no two of one length."""
+    # Imported here: most tests need neither PyAV nor pyarrow.
+    from pipeline.manifest import Video, write_manifest
+    from pipeline.probe import probe
+    from tests.videos import write_video
+
+    rows = []
+    for number in range(videos):
+        path = write_video(folder / f"v{number}.mp4", frames=12 + number, size=(40, 32), gop=8)
+        facts = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
+        label = number % 2 if labels else -1
+        rows.append(Video(key=path.stem, path=path, offset=0, label=label, **facts))
+    path = folder / "tiny.parquet"
+    write_manifest(path, rows, classes=["even", "odd"] if labels else [], options={})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A manifest of ten small videos, for tests that leave it as it is."""
+    return make_data_set(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    """The same, for one test that damages it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return make_data_set(folder)

@@ -1,0 +1,233 @@
+"""Schedules against numbers worked out by hand, LARS against a loop of the published algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from training.distributed import seed_step
+from training.optim import (
+    LARS,
+    OptimConfig,
+    build_optimizer,
+    check,
+    gradient_norm,
+    lr_at,
+    peak_lr,
+    set_lr,
+)
+
+STEP = OptimConfig(lr=0.5, schedule="step", milestones=[2.0, 3.0], gamma=0.1)
+COSINE = OptimConfig(lr=2.0, schedule="cosine", warmup_epochs=2, warmup_from=0.25, final=0.5)
+
+
+@pytest.mark.parametrize(
+    "epoch, expected", [(0, 0.5), (1.999, 0.5), (2, 0.05), (2.999, 0.05), (3, 0.005), (9, 0.005)]
+)
+def test_step_schedule(epoch, expected):
+    assert lr_at(epoch, STEP, epochs=4, global_batch=32) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "epoch, expected",
+    [
+        (0, 0.5),  # 2 x 0.25
+        (1, 1.25),  # half way from 0.5 to 2
+        (2, 2.0),
+        (4, 1.5),  # half of the cosine: between 2 and 2 x 0.5
+        (3, 1 + 0.5 * (1 + math.sqrt(0.5))),  # a quarter: cos 45 degrees
+        (6, 1.0),
+        (7, 1.0),  # beyond the end it stays
+    ],
+)
+def test_warm_up_and_cosine(epoch, expected):
+    assert lr_at(epoch, COSINE, epochs=6, global_batch=32) == pytest.approx(expected)
+
+
+def test_constant_schedule_and_linear_scaling():
+    config = OptimConfig(lr=0.3, scale_lr=True, schedule="constant")
+    assert peak_lr(config, 1024) == pytest.approx(1.2)
+    assert lr_at(5, config, epochs=10, global_batch=64) == pytest.approx(0.075)
+    assert lr_at(5, replace(config, scale_lr=False), epochs=10, global_batch=64) == 0.3
+
+
+recipes = st.builds(
+    OptimConfig,
+    lr=st.floats(1e-4, 10),
+    schedule=st.sampled_from(["step", "cosine", "constant"]),
+    milestones=st.lists(st.floats(0, 50), max_size=4).map(sorted),
+    gamma=st.floats(0.01, 1),
+    warmup_epochs=st.floats(0.1, 20),
+    warmup_from=st.floats(0, 1),
+    final=st.floats(0, 1),
+)
+
+
+@given(recipes, st.floats(25, 100))
+def test_warm_up_rises_and_joins_without_a_jump(config, epochs):
+    config = replace(config, milestones=[m + config.warmup_epochs + 1 for m in config.milestones])
+    rates = [
+        lr_at(config.warmup_epochs * n / 10, config, epochs=epochs, global_batch=256)
+        for n in range(10)
+    ]
+    assert rates[0] == pytest.approx(config.lr * config.warmup_from)
+    assert rates == sorted(rates)
+    before, after = (
+        lr_at(config.warmup_epochs + d, config, epochs=epochs, global_batch=256)
+        for d in (-1e-9, 1e-9)
+    )
+    assert before == pytest.approx(after, rel=1e-6) == pytest.approx(config.lr, rel=1e-6)
+
+
+@given(recipes, st.floats(25, 100), st.lists(st.floats(0, 1), min_size=2, max_size=20).map(sorted))
+def test_after_warm_up_the_rate_only_falls(config, epochs, parts):
+    """For every schedule, and never below where it ends."""
+    at = [config.warmup_epochs + part * (epochs - config.warmup_epochs) for part in parts]
+    rates = [lr_at(epoch, config, epochs=epochs, global_batch=256) for epoch in at]
+    assert all(a >= b - 1e-12 * config.lr for a, b in pairwise(rates))
+    if config.schedule == "cosine":
+        assert min(rates) >= config.lr * config.final * (1 - 1e-9)
+
+
+@given(recipes, st.integers(1, 4096))
+def test_scaling_is_by_the_global_batch(config, batch):
+    scaled = replace(config, scale_lr=True)
+    plain = lr_at(3.0, config, epochs=30, global_batch=batch)
+    assert lr_at(3.0, scaled, epochs=30, global_batch=batch) == pytest.approx(plain * batch / 256)
+
+
+def test_a_rate_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"optim.lr: expected above 0, got -1"):
+        check(OptimConfig(lr=-1))
+
+
+# LARS
+
+
+def slow_lars(weights, gradients, velocities, *, lr, momentum, trust, decays):
+    """Algorithm 1 of You et al. 2017 for one step, in float64, element by element."""
+    for w, g, v, decay in zip(weights, gradients, velocities, decays, strict=True):
+        update = [gi + decay * wi for gi, wi in zip(g, w, strict=True)]
+        if len(w) > 4:  # a kernel, in this test
+            w_norm = math.sqrt(sum(wi * wi for wi in w))
+            u_norm = math.sqrt(sum(ui * ui for ui in update))
+            if w_norm > 0 and u_norm > 0:
+                update = [trust * w_norm / u_norm * ui for ui in update]
+        for i, ui in enumerate(update):
+            v[i] = momentum * v[i] + ui
+            w[i] -= lr * v[i]
+
+
+def test_lars_is_the_published_algorithm():
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+    zero = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    bias = nn.Parameter(torch.randn(4, dtype=torch.float64))
+    decay = 0.1
+    optimizer = LARS(
+        [
+            {"params": [kernel, zero], "weight_decay": decay},
+            {"params": [bias], "weight_decay": 0.7},  # one dimension: not decayed, not scaled
+        ],
+        lr=0.3,
+        momentum=0.9,
+        trust=0.02,
+    )
+    parameters = [kernel, zero, bias]
+    slow = [p.detach().flatten().tolist() for p in parameters]
+    velocities = [[0.0] * p.numel() for p in parameters]
+    for step in range(5):
+        gradients = [torch.randn_like(p) for p in parameters]
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g.clone()
+        lr = 0.3 / (1 + step)
+        set_lr(optimizer, lr)
+        optimizer.step()
+        slow_lars(
+            slow, [g.flatten().tolist() for g in gradients], velocities,
+            lr=lr, momentum=0.9, trust=0.02, decays=[decay, decay, 0.0],
+        )  # fmt: skip
+    for p, expected in zip(parameters, slow, strict=True):
+        assert p.detach().flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_lars_state_survives_a_checkpoint():
+    def trained(steps: int, resumed_at: int | None) -> torch.Tensor:
+        torch.manual_seed(1)
+        weight = nn.Parameter(torch.randn(3, 4))
+        optimizer = LARS([weight], lr=0.1, momentum=0.9, trust=0.02)
+        for step in range(steps):
+            if step == resumed_at:
+                state = optimizer.state_dict()
+                optimizer = LARS([weight], lr=0.1, momentum=0.9, trust=0.02)
+                optimizer.load_state_dict(state)
+            weight.grad = torch.full_like(weight, step + 1.0)
+            optimizer.step()
+        return weight.detach()
+
+    assert torch.equal(trained(4, resumed_at=2), trained(4, resumed_at=None))
+
+
+# Building
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS)]
+)
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_every_trainable_parameter_is_in_one_group(name, kind, decay_all):
+    module = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Linear(4, 2))
+    frozen = module[2].requires_grad_(False)
+    config = OptimConfig(name=name, weight_decay=0.3, decay_norm_and_bias=decay_all)
+    optimizer = build_optimizer(module, config)
+    assert type(optimizer) is kind
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    expected = [p for p in module.parameters() if p.requires_grad]
+    assert {id(p) for p in grouped} == {id(p) for p in expected}
+    assert len(grouped) == len(expected) and frozen.weight not in set(grouped)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            assert group["weight_decay"] == (0.3 if p.ndim > 1 or decay_all else 0.0)
+
+
+def test_options_reach_the_optimiser():
+    module = nn.Linear(2, 2)
+    adamw = build_optimizer(module, OptimConfig(name="adamw", lr=0.2, betas=[0.5, 0.6]))
+    assert adamw.param_groups[0]["betas"] == (0.5, 0.6) and adamw.param_groups[0]["lr"] == 0.2
+    lars = build_optimizer(module, OptimConfig(name="lars", momentum=0.7, lars_trust=0.3))
+    assert lars.param_groups[0]["trust"] == 0.3 and lars.param_groups[0]["momentum"] == 0.7
+    assert build_optimizer(module, OptimConfig(momentum=0.7)).param_groups[0]["momentum"] == 0.7
+
+
+def test_gradient_norm_is_over_all_parameters():
+    module = nn.Linear(2, 1)
+    optimizer = build_optimizer(module, OptimConfig())
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+    assert gradient_norm(optimizer).item() == pytest.approx(13)
+
+
+# The generator of a step
+
+
+def test_seed_of_a_step_is_pure_and_its_own():
+    def drawn(*key: int) -> float:
+        seed_step(*key)
+        return torch.rand(()).item()
+
+    first = drawn(7, 100, 1)
+    torch.rand(1000)
+    assert drawn(7, 100, 1) == first
+    keys = [(seed, step, rank) for seed in range(4) for step in range(50) for rank in range(4)]
+    assert len({drawn(*key) for key in keys}) == len(keys)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**16))
+def test_any_seed_and_step_can_be_seeded(seed, step, rank):
+    seed_step(seed, step, rank)

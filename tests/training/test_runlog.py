@@ -1,0 +1,212 @@
+"""The run folder: one owner, one line a step, and no secrets."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+
+from training import runlog
+from training.errors import ConfigError, NumericError
+from training.runlog import Metrics, ProgressLine, RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / "a b")
+
+
+def steps(folder: RunFolder) -> list[int]:
+    return [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
+
+
+def fill(folder: RunFolder, first: int, last: int) -> None:
+    metrics = Metrics(folder, step=first)
+    for step in range(first + 1, last + 1):
+        metrics.add(step, "s", {"loss": torch.tensor(float(step))})
+    metrics.flush()
+
+
+# Metrics
+
+
+def test_scalars_come_back_exactly(folder):
+    values = {"a": torch.tensor(1 / 3), "b": torch.tensor(1 / 3, dtype=torch.float64),
+              "c": torch.tensor([7]), "d": torch.tensor(1e-30)}  # fmt: skip
+    metrics = Metrics(folder, step=0)
+    metrics.add(1, "warm", values)
+    metrics.flush()
+    (entry,) = map(json.loads, folder.metrics.read_text().splitlines())
+    assert (entry.pop("step"), entry.pop("stage")) == (1, "warm")
+    assert entry == {name: value.item() for name, value in values.items()}
+    assert metrics.last == entry
+
+
+def test_scalars_are_read_some_steps_late_and_before_a_checkpoint(folder):
+    metrics = Metrics(folder, step=0)
+    for step in range(1, 8):
+        metrics.add(step, "s", {"loss": torch.tensor(float(step))})
+        assert steps(folder) == list(range(1, step - runlog.READ_AFTER_STEPS + 1))
+    metrics.flush()
+    assert steps(folder) == list(range(1, 8))
+
+
+@pytest.mark.parametrize("resumed_at", range(8))
+def test_no_step_twice_after_a_resume(folder, resumed_at):
+    fill(folder, 0, 7)
+    fill(folder, resumed_at, 9)
+    assert steps(folder) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, -1])
+def test_a_half_written_last_line_is_dropped(folder, cut):
+    fill(folder, 0, 4)
+    lines = folder.metrics.read_text().splitlines(keepends=True)
+    folder.metrics.write_text("".join(lines[:3]) + lines[3][:-1][:cut])
+    fill(folder, 3, 5)
+    assert steps(folder) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_named(folder, value):
+    (folder.checkpoints).mkdir()
+    for step in (2, 10):
+        (folder.checkpoints / f"step_{step:08d}.pt").write_bytes(b"")
+    metrics = Metrics(folder, step=10)
+    metrics.add(11, "warm", {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(value)})
+    with pytest.raises(NumericError) as error:
+        metrics.flush()
+    assert str(error.value) == (
+        "error: grad_norm is not finite at step 11 of stage 'warm' · last good checkpoint: "
+        f"{folder.checkpoints / 'step_00000010.pt'} · lower optim.lr"
+    )
+
+
+def test_before_the_first_checkpoint_there_is_none_to_name(folder):
+    metrics = Metrics(folder, step=0)
+    metrics.add(1, "s", {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(NumericError, match="last good checkpoint: none yet"):
+        metrics.flush()
+
+
+# The log and the environment
+
+
+def test_log_has_what_was_said(folder, capsys):
+    folder.say("first [bold]line[/bold]")
+    folder.say("second")
+    assert capsys.readouterr().out == "first [bold]line[/bold]\nsecond\n"
+    lines = (folder.path / "log.txt").read_text().splitlines()
+    assert [line[20:] for line in lines] == ["first [bold]line[/bold]", "second"]
+    assert lines[0][4] == lines[0][7] == "-" and lines[0][13] == ":"
+
+
+def test_a_log_that_cannot_be_written_costs_only_the_line(folder, capsys):
+    (folder.path / "log.txt").mkdir()
+    folder.say("still shown")
+    assert "still shown\nlog.txt: Is a directory\n" in capsys.readouterr().out
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(folder, capsys):
+    with ProgressLine(folder, first=0, total=5, every=2) as line:
+        for step in range(1, 6):
+            line.step(step, "warm", {"loss": 0.5 * step})
+    shown = capsys.readouterr().out.splitlines()
+    assert [text.split("  ")[:3] for text in shown] == [
+        ["step 2/5", "warm", "loss 1"],
+        ["step 4/5", "warm", "loss 2"],
+        ["step 5/5", "warm", "loss 2.5"],
+    ]
+    assert all(text.endswith(" s/step") for text in shown)
+
+
+def test_environment_has_no_variables(folder, monkeypatch):
+    monkeypatch.setenv("KINEMA_TEST_TOKEN", "s3cr3t-value")
+    monkeypatch.setattr("sys.argv", ["/some/where/train.py", "a.yaml", "optim.lr=3"])
+    folder.write_json("env.json", runlog.environment())
+    text = (folder.path / "env.json").read_text()
+    content = json.loads(text)
+    assert content["torch"] == torch.__version__
+    assert content["command"] == "train.py a.yaml optim.lr=3"
+    assert set(content) == {"python", "torch", "cuda", "device", "threads", "git", "command"}
+    assert "s3cr3t-value" not in text and "KINEMA_TEST_TOKEN" not in text
+    for name in ("HOME", "PATH"):
+        assert os.environ[name] not in text
+    assert socket.gethostname() not in text
+
+
+def test_a_file_is_replaced_or_left_as_it_is(folder, monkeypatch):
+    folder.write_text("config.yaml", "old")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(ConfigError, match=r"error: cannot write config.yaml · .* · No space left"):
+        folder.write_text("config.yaml", "new")
+    assert (folder.path / "config.yaml").read_text() == "old"
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.yaml", "lock"]
+
+
+# One owner
+
+
+def hold(path, ready, done) -> None:
+    folder = RunFolder(path)
+    ready.set()
+    done.wait(60)
+    folder.say("done")
+
+
+def test_a_folder_belongs_to_one_process(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready, done))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(ConfigError) as error:
+        RunFolder(tmp_path)
+    assert str(error.value) == (
+        f"error: the run folder is in use by process {process.pid} on {socket.gethostname()} · "
+        f"{tmp_path} · wait for that run, or choose another with run.dir=..."
+    )
+    RunFolder(tmp_path, writer=False)  # the other ranks of a run do not write
+    done.set()
+    process.join()
+    assert process.exitcode == 0
+    RunFolder(tmp_path)
+
+
+def test_other_ranks_write_nothing(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "none", writer=False)
+    folder.say("unheard")
+    folder.write_json("env.json", {})
+    folder.write_text("config.yaml", "")
+    metrics = Metrics(folder, step=0)
+    metrics.add(1, "s", {"loss": torch.tensor(1.0)})
+    metrics.flush()
+    assert metrics.last == {"loss": 1.0}
+    with ProgressLine(folder, first=0, total=1, every=1) as line:
+        line.step(1, "s", metrics.last)
+    assert not (tmp_path / "none").exists() and capsys.readouterr().out == ""
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError) as error:
+        RunFolder(tmp_path / "file" / "run")
+    assert str(error.value) == (
+        f"error: cannot write the run folder · {tmp_path / 'file' / 'run'} · Not a directory · "
+        "choose another with run.dir=..."
+    )
+
+
+@pytest.mark.parametrize("name, used", [("metrics.jsonl", True), ("log.txt", False)])
+def test_a_used_folder_is_known(folder, name, used):
+    assert not folder.has_run()
+    (folder.path / name).write_text("")
+    assert folder.has_run() == used
