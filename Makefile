@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint format clean
+.PHONY: demo test methods-check gpu-check format clean
 
 demo: $(VENV)/ready
 	$(RUN) -m tools.demo demo
@@ -13,6 +13,20 @@ test: $(VENV)/ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q
+
+# Slow proof: the demo with three seeds, and what they have in common.
+methods-check: $(VENV)/ready
+	for seed in 0 1 2; do $(RUN) -m tools.demo demo/seeds/$$seed --seed $$seed || exit; done
+	$(RUN) -m tools.spread demo/seeds/0 demo/seeds/1 demo/seeds/2
+
+# On a GPU machine: every test that has a CUDA form, without skips, then a training on the GPU.
+# PYTHON_RUN may name an interpreter that has everything already.
+PYTHON_RUN ?= $(RUN)
+gpu-check:
+	REQUIRE_CUDA=1 $(PYTHON_RUN) -m pytest -q -m needs_cuda
+	$(PYTHON_RUN) -m tools.demo demo/gpu --quick
+	$(PYTHON_RUN) train.py configs/smoke.yaml data.train=demo/gpu/train.parquet \
+	  run.dir=demo/gpu/run-cuda run.device=cuda run.precision=bf16
 
 format: $(VENV)/ready-test
 	$(VENV)/bin/ruff check --fix .

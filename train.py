@@ -16,7 +16,6 @@ import sys
 import torch
 from omegaconf import OmegaConf
 
-from models import Method
 from pipeline import DataError, Manifest
 from pipeline.loader import Loader, decoder_of
 from pipeline.quarantine import Quarantine
@@ -24,8 +23,8 @@ from training import config, distributed, errors, stages
 from training.distributed import Process, StopSignal
 from training.dry_run import dry_run
 from training.optim import gradient_norm, set_lr
-from training.resume import Saver, resume
-from training.runlog import Metrics, ProgressLine, RunFolder, environment
+from training.resume import StageState, resume
+from training.runlog import Journal, RunFolder, environment
 
 
 def main(argv: list[str]) -> int:
@@ -93,8 +92,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     )
     stop = StopSignal(process)
     first, last = state.step if state else 0, schedule[-1].last_step
-    metrics = Metrics(folder, step=first)
-    with ProgressLine(folder, first=first, total=last, every=recipe.run.log_every_steps) as line:
+    with Journal(folder, first=first, last=last, every=recipe.run.log_every_steps) as journal:
         for stage in schedule:
             if state and state.step >= stage.last_step and stage is not schedule[-1]:
                 continue
@@ -102,11 +100,11 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
             if state:
                 folder.say(stages.restore(stage, method, optimizer, state))
             loader = stages.training_loader(stage, manifest, method, process, quarantine.note)
-            saver = Saver(folder, stage, recipe.plain(), manifest, method, optimizer, process,
-                          last_step=last)  # fmt: skip
-            step = train(stage, max(stage.first_step, first), loader, method, optimizer,
-                         process, metrics, line, saver, stop)  # fmt: skip
-            state = saver.state(step)
+            under_way = StageState(
+                stage, method, optimizer, process, folder, recipe.plain(), manifest, run_ends=last
+            )
+            step = train(under_way, max(stage.first_step, first), loader, journal, stop)
+            state = under_way.checkpoint(step)
             if stop.seen and step < last:
                 folder.say(f"stopped by a signal, saved at step {step}: run the same command again")
                 interrupted = stop.seen == signal.SIGINT
@@ -116,19 +114,11 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
 
 
 def train(
-    stage: stages.Stage,
-    step: int,
-    loader: Loader,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    process: Process,
-    metrics: Metrics,
-    line: ProgressLine,
-    saver: Saver,
-    stop: StopSignal,
+    under_way: StageState, step: int, loader: Loader, journal: Journal, stop: StopSignal
 ) -> int:
-    """Steps [step, stage.last_step) of one stage. Returns the step reached."""
-    run = stage.recipe.run
+    """The steps of a stage from `step` on. Returns the step reached: a signal may come earlier."""
+    stage, process = under_way.stage, under_way.process
+    method, optimizer, run = under_way.method, under_way.optimizer, stage.recipe.run
     trained = distributed.wrap(method, process)
     precision = distributed.precision(run.precision, process)
     for batch in loader.batches(step - stage.first_step, stage.last_step - stage.first_step):
@@ -145,12 +135,11 @@ def train(
         method.after_step(step)
 
         step += 1
-        metrics.add(step, stage.name, scalars)
-        line.step(step, stage.name, metrics.last)
+        journal.add(step, stage.name, scalars)
         stopping = stop.agreed()
-        if stopping or step == stage.last_step or step % run.save_every_steps == 0:
-            metrics.flush()
-            saver.save(step, must=bool(stopping) or step == saver.last_step)
+        if stopping or under_way.is_due(step):
+            journal.flush()
+            under_way.save(step, stopping=stopping)
         if stopping:
             break
     return step

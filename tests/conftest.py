@@ -52,9 +52,28 @@ def tiny_data(tmp_path_factory) -> Path:
     return make_data_set(tmp_path_factory.mktemp("tiny"))
 
 
+def damage(manifest: Path, *numbers: int) -> list[Path]:
+    """Overwrite videos of a tiny data set with garbage, as a failing disk would."""
+    paths = [manifest.parent / f"v{number}.mp4" for number in numbers]
+    for path in paths:
+        path.write_bytes(b"x" * path.stat().st_size)
+    return paths
+
+
 @pytest.fixture
 def own_data(tmp_path) -> Path:
     """The same, for one test that damages it."""
     folder = tmp_path / "data"
     folder.mkdir()
     return make_data_set(folder)
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_data, tmp_path_factory) -> Path:
+    """The run folder of configs/smoke.yaml over the tiny data, which nothing disturbed."""
+    from tests import faults, runs
+
+    folder = tmp_path_factory.mktemp("whole")
+    record = faults.Record(folder / "samples")
+    runs.finished(*runs.smoke(tiny_data, folder), faults=[record])
+    return folder

@@ -1,24 +1,19 @@
 """Trainings in processes of their own, which tests may kill, stop, starve and watch.
 
 The processes fork from a server that has imported torch, DALI and train.py once, so a real
-process that can really be killed costs some ten milliseconds. Faults are wrapped around the
-program from outside, in that process only: the program itself has no code for them.
+process that can really be killed costs some ten milliseconds.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
-import resource
-import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +21,8 @@ import torch._dynamo  # an optimiser imports it, in 1 s
 
 import pipeline.graph  # noqa: F401  DALI, in 1 s
 import train
-from pipeline.loader import Loader
+from tests.faults import Fault
 from training import checkpoint
-from training.runlog import Metrics, ProgressLine
 
 ROOT = Path(train.__file__).parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -36,8 +30,6 @@ LIMIT_SECONDS = 240.0  # of one training: only to end a test that hangs
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.runs"])
-
-Fault = Callable[[], None]
 
 
 class Run:
@@ -138,6 +130,11 @@ def _main(args: list[str], faults: tuple[Fault, ...], env: dict[str, str], log: 
     sys.exit(train.main(args))
 
 
+def smoke(data: Path, folder: Path, *more: str) -> list[str]:
+    """Arguments of the run of seconds: 12 steps of 4 samples in two stages, saved every 2."""
+    return [str(SMOKE), f"data.train={data}", f"run.dir={folder}", *more]
+
+
 # What a run leaves behind
 
 
@@ -180,125 +177,6 @@ def assert_same_state(a: checkpoint.Checkpoint, b: checkpoint.Checkpoint) -> Non
                 assert value == other, f"{part}.{name}"
 
 
-# Faults: each is called in the process of the training, before it starts
-
-
-@dataclass(frozen=True)
-class AfterStep:
-    """Does something right after a step has been logged, and before it is saved."""
-
-    number: int
-
-    def __call__(self) -> None:
-        original = ProgressLine.step
-
-        def step(line, number, *rest):
-            original(line, number, *rest)
-            if number == self.number:
-                self.act()
-
-        ProgressLine.step = step
-
-    def act(self) -> None:
-        raise NotImplementedError
-
-
-class KillAfter(AfterStep):
-    def act(self) -> None:
-        die()
-
-
-@dataclass(frozen=True)
-class SignalAfter(AfterStep):
-    """Sends signals to its own process: the kernel delivers them as it does those of others."""
-
-    signals: tuple[int, ...]
-
-    def act(self) -> None:
-        for number in self.signals:
-            os.kill(os.getpid(), number)
-
-
-class SleepAfter(AfterStep):
-    def act(self) -> None:
-        time.sleep(LIMIT_SECONDS)
-
-
-@dataclass(frozen=True)
-class OnRank:
-    """A fault in one process of several."""
-
-    rank: int
-    fault: Fault
-
-    def __call__(self) -> None:
-        if int(os.environ["RANK"]) == self.rank:
-            self.fault()
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@dataclass(frozen=True)
-class KillBeforeFile:
-    """Dies when the hash of a step's checkpoint is in place and its file is not."""
-
-    step: int
-
-    def __call__(self) -> None:
-        original = checkpoint._write
-
-        def write(path, content):
-            original(path, content)
-            if path.name == f"step_{self.step:08d}.pt.sha256":
-                die()
-
-        checkpoint._write = write
-
-
-@dataclass(frozen=True)
-class KillInFile:
-    """Dies when half of a step's checkpoint is on the disk."""
-
-    step: int
-
-    def __call__(self) -> None:
-        original = os.fsync
-
-        def fsync(descriptor):
-            name = os.readlink(f"/proc/self/fd/{descriptor}")
-            if f"step_{self.step:08d}.pt." in name and ".sha256" not in name:
-                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
-                die()
-            original(descriptor)
-
-        os.fsync = fsync
-
-
-@dataclass(frozen=True)
-class Record:
-    """Appends [step, rank, videos of the batch] to a file for every step trained."""
-
-    path: Path
-
-    def __call__(self) -> None:
-        batches, add = Loader.batches, Metrics.add
-        rank, current = int(os.environ.get("RANK", 0)), []
-
-        def recorded(loader, first, last):
-            for batch in batches(loader, first, last):
-                current[:] = batch.index.tolist()
-                yield batch
-
-        def noted(metrics, step, *rest):
-            with self.path.open("a") as file:
-                file.write(json.dumps([step, rank, current]) + "\n")
-            add(metrics, step, *rest)
-
-        Loader.batches, Metrics.add = recorded, noted
-
-
 def samples(path: Path, *, rank: int = 0) -> dict[int, list[int]]:
     """Step -> videos. A step trained again after a restart must have seen the same ones."""
     seen: dict[int, list[int]] = {}
@@ -309,72 +187,9 @@ def samples(path: Path, *, rank: int = 0) -> dict[int, list[int]]:
     return seen
 
 
-@dataclass(frozen=True)
-class NanLoss:
-    """The loss of one step is reported as not a number."""
-
-    step: int
-
-    def __call__(self) -> None:
-        add = Metrics.add
-
-        def broken(metrics, step, stage, scalars):
-            if step == self.step:
-                scalars["loss"] = scalars["loss"] * float("nan")
-            add(metrics, step, stage, scalars)
-
-        Metrics.add = broken
-
-
-@dataclass(frozen=True)
-class DiskFullAt:
-    """Saving at these steps fails as on a full disk."""
-
-    steps: tuple[int, ...]
-
-    def __init__(self, *steps: int):
-        object.__setattr__(self, "steps", steps)
-
-    def __call__(self) -> None:
-        original = checkpoint._write
-
-        def write(path, content):
-            if any(path.name == f"step_{step:08d}.pt" for step in self.steps):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            original(path, content)
-
-        checkpoint._write = write
-
-
-@dataclass(frozen=True)
-class FileLimit:
-    """The kernel refuses to let a file grow above so many bytes, as it would on a full disk."""
-
-    size_bytes: int
-
-    def __call__(self) -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size_bytes, hard))
-
-
-@dataclass(frozen=True)
-class FileLimitAt:
-    """The same, only while the checkpoint of one step is saved."""
-
-    step: int
-    size_bytes: int
-
-    def __call__(self) -> None:
-        save = checkpoint.save
-
-        def limited(folder, state, *, keep):
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            if state.step == self.step:
-                FileLimit(self.size_bytes)()
-            try:
-                return save(folder, state, keep=keep)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-        checkpoint.save = limited
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """Every scalar of every step, in full precision, and the last state in every bit."""
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert_same_state(newest(folder), newest(whole))
+    if (folder / "samples").exists():
+        assert samples(folder / "samples") == samples(whole / "samples")

@@ -16,32 +16,11 @@ import pytest
 import torch
 
 import train
-from tests import runs
-from tests.conftest import TINY_VIDEOS, make_data_set
+from tests import faults, runs
+from tests.conftest import TINY_VIDEOS, damage, make_data_set
 from training import config
 
 STEPS, BATCH = 12, 4
-
-
-def smoke(data: Path, folder: Path, *more: str) -> list[str]:
-    return [str(runs.SMOKE), f"data.train={data}", f"run.dir={folder}", *more]
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_data, tmp_path_factory) -> Path:
-    """The run folder of a training that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    record = folder / "samples"
-    runs.finished(*smoke(tiny_data, folder), faults=[runs.Record(record)])
-    return folder
-
-
-def assert_same_run(folder: Path, whole: Path) -> None:
-    """Every scalar of every step, in full precision, and the last state in every bit."""
-    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    runs.assert_same_state(runs.newest(folder), runs.newest(whole))
-    if (folder / "samples").exists():
-        assert runs.samples(folder / "samples") == runs.samples(whole / "samples")
 
 
 # What an undisturbed run leaves
@@ -95,39 +74,39 @@ def test_a_run_that_is_done_is_left_as_it_is(whole, tiny_data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = {p.name: p.stat().st_mtime_ns for p in (folder / "checkpoints").iterdir()}
-    done = runs.finished(*smoke(tiny_data, folder))
+    done = runs.finished(*runs.smoke(tiny_data, folder))
     assert "done at step 12" in done.output
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "checkpoints").iterdir()} == before
-    assert_same_run(folder, whole)
+    runs.assert_same_run(folder, whole)
 
 
 # kill -9
 
 
-def disturbed(whole: Path, data: Path, folder: Path, *faults: runs.Fault, code: int = -9) -> None:
+def disturbed(whole: Path, data: Path, folder: Path, *ends: faults.Fault) -> None:
     """Start the run once for every fault, each of which ends it; then once more, undisturbed."""
-    record = runs.Record(folder / "samples")
+    record = faults.Record(folder / "samples")
     folder.mkdir(parents=True)
-    for fault in faults:
-        died = runs.run(*smoke(data, folder), faults=[record, fault])
-        assert died.code == code, died.output
-    runs.finished(*smoke(data, folder), faults=[record])
-    assert_same_run(folder, whole)
+    for fault in ends:
+        died = runs.run(*runs.smoke(data, folder), faults=[record, fault])
+        assert died.code == -9, died.output
+    runs.finished(*runs.smoke(data, folder), faults=[record])
+    runs.assert_same_run(folder, whole)
     leftovers = [p for p in folder.rglob("*") if ".tmp" in p.name]
     assert not leftovers
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_killed_after_a_step(whole, tiny_data, tmp_path, step):
-    disturbed(whole, tiny_data, tmp_path / "run", runs.KillAfter(step))
+    disturbed(whole, tiny_data, tmp_path / "run", faults.KillAfter(step))
 
 
 @pytest.mark.parametrize("steps", [(3, 4), (5, 6, 7, 7)], ids=str)
 def test_killed_again_in_the_same_epoch(whole, tiny_data, tmp_path, steps):
-    disturbed(whole, tiny_data, tmp_path / "run", *map(runs.KillAfter, steps))
+    disturbed(whole, tiny_data, tmp_path / "run", *map(faults.KillAfter, steps))
 
 
-@pytest.mark.parametrize("fault", [runs.KillBeforeFile, runs.KillInFile])
+@pytest.mark.parametrize("fault", [faults.KillBeforeFile, faults.KillInFile])
 @pytest.mark.parametrize("step", [2, 6])
 def test_killed_while_saving(whole, tiny_data, tmp_path, fault, step):
     disturbed(whole, tiny_data, tmp_path / "run", fault(step))
@@ -137,22 +116,22 @@ def test_killed_where_the_method_draws(tiny_data, tmp_path):
     """torch's generator is set anew for every step, so a method may draw without saving it."""
     draws = "run.stages.moco.method.generator=random"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    runs.finished(*smoke(tiny_data, straight, draws))
-    died = runs.run(*smoke(tiny_data, killed, draws), faults=[runs.KillAfter(5)])
+    runs.finished(*runs.smoke(tiny_data, straight, draws))
+    died = runs.run(*runs.smoke(tiny_data, killed, draws), faults=[faults.KillAfter(5)])
     assert died.code == -9
-    runs.finished(*smoke(tiny_data, killed, draws))
-    assert_same_run(killed, straight)
+    runs.finished(*runs.smoke(tiny_data, killed, draws))
+    runs.assert_same_run(killed, straight)
 
 
 def test_killed_with_worker_processes(whole, tiny_data, tmp_path):
     """The command as users type it; reading ahead in other processes changes nothing."""
     folder = tmp_path / "run"
-    command = [sys.executable, "train.py", *smoke(tiny_data, folder, "data.workers=1")]
+    command = [sys.executable, "train.py", *runs.smoke(tiny_data, folder, "data.workers=1")]
     with subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True) as process:
         while not process.stdout.readline().startswith("step 4/12"):
             assert process.poll() is None
         process.kill()
-    runs.finished(*smoke(tiny_data, folder, "data.workers=2", "data.prefetch_batches=2"))
+    runs.finished(*runs.smoke(tiny_data, folder, "data.workers=2", "data.prefetch_batches=2"))
     assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     runs.assert_same_state(runs.newest(folder), runs.newest(whole))
 
@@ -164,31 +143,31 @@ def test_killed_with_worker_processes(whole, tiny_data, tmp_path):
 @pytest.mark.parametrize("step", [3, 6])
 def test_stopped_by_a_signal(whole, tiny_data, tmp_path, number, code, step):
     folder = tmp_path / "run"
-    stopped = runs.run(*smoke(tiny_data, folder), faults=[runs.SignalAfter(step, (number,))])
+    stopped = runs.run(*runs.smoke(tiny_data, folder), faults=[faults.SignalAfter(step, (number,))])
     assert stopped.code == code, stopped.output
     assert f"stopped by a signal, saved at step {step}: run the same command again" in (
         stopped.output
     )
     assert runs.newest(folder).step == step
-    runs.finished(*smoke(tiny_data, folder))
-    assert_same_run(folder, whole)
+    runs.finished(*runs.smoke(tiny_data, folder))
+    runs.assert_same_run(folder, whole)
 
 
 def test_a_second_signal_ends_at_once(whole, tiny_data, tmp_path):
     folder = tmp_path / "run"
-    fault = runs.SignalAfter(3, (signal.SIGTERM, signal.SIGTERM))
-    stopped = runs.run(*smoke(tiny_data, folder), faults=[fault])
+    fault = faults.SignalAfter(3, (signal.SIGTERM, signal.SIGTERM))
+    stopped = runs.run(*runs.smoke(tiny_data, folder), faults=[fault])
     assert stopped.code == 128 + signal.SIGTERM
     assert runs.newest(folder).step == 2
-    runs.finished(*smoke(tiny_data, folder))
-    assert_same_run(folder, whole)
+    runs.finished(*runs.smoke(tiny_data, folder))
+    runs.assert_same_run(folder, whole)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_to_the_whole_group_stops_workers_last(tiny_data, tmp_path, number, code):
     """A terminal's Ctrl-C, or a batch system, reaches the data workers as well."""
     folder = tmp_path / "run"
-    arguments = smoke(tiny_data, folder, "data.workers=1", "run.stages.moco.run.steps=100000")
+    arguments = runs.smoke(tiny_data, folder, "data.workers=1", "run.stages.moco.run.steps=100000")
     stopped = runs.Run(*arguments, faults=[os.setpgrp]).wait_for("step 2/").send_group(number)
     assert stopped.wait().code == code, stopped.output
     assert "Traceback" not in stopped.output
@@ -200,19 +179,19 @@ def test_a_signal_to_the_whole_group_stops_workers_last(tiny_data, tmp_path, num
 
 def test_full_disk_costs_a_checkpoint_not_the_run(whole, tiny_data, tmp_path):
     folder = tmp_path / "run"
-    done = runs.finished(*smoke(tiny_data, folder), faults=[runs.FileLimitAt(4, 1_000_000)])
+    done = runs.finished(*runs.smoke(tiny_data, folder), faults=[faults.FileLimitAt(4, 1_000_000)])
     lines = [line for line in done.output.splitlines() if "not written" in line]
     assert len(lines) == 1
     assert lines[0].startswith("error: checkpoint of step 4 not written: File too large · ")
     assert "free some space; the last good checkpoint is kept" in lines[0]
     assert lines[0] in (folder / "log.txt").read_text()
-    assert_same_run(folder, whole)
+    runs.assert_same_run(folder, whole)
 
 
 def test_full_disk_leaves_the_last_good_checkpoint(tiny_data, tmp_path):
     folder = tmp_path / "run"
-    faults = [runs.DiskFullAt(4, 6, 8), runs.KillAfter(9)]
-    died = runs.run(*smoke(tiny_data, folder), faults=faults)
+    full = [faults.DiskFullAt(4, 6, 8), faults.KillAfter(9)]
+    died = runs.run(*runs.smoke(tiny_data, folder), faults=full)
     assert died.code == -9
     assert died.output.count("not written: the disk is full") == 3
     assert runs.newest(folder).step == 2
@@ -221,7 +200,7 @@ def test_full_disk_leaves_the_last_good_checkpoint(tiny_data, tmp_path):
 
 def test_full_disk_at_the_end_is_an_error(tiny_data, tmp_path):
     folder = tmp_path / "run"
-    done = runs.run(*smoke(tiny_data, folder), faults=[runs.DiskFullAt(12)])
+    done = runs.run(*runs.smoke(tiny_data, folder), faults=[faults.DiskFullAt(12)])
     assert done.code == 4
     last = done.output.splitlines()[-1]
     assert last.startswith("error: checkpoint of step 12 not written: the disk is full")
@@ -233,143 +212,14 @@ def test_full_disk_before_the_first_step(whole, tiny_data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = (folder / "config.yaml").read_text()
-    started = runs.run(*smoke(tiny_data, folder), faults=[runs.FileLimit(1200)])
+    started = runs.run(*runs.smoke(tiny_data, folder), faults=[faults.FileLimit(1200)])
     assert started.code == 2, started.output
     assert f"error: cannot write config.yaml · {folder} · File too large" in started.output
     assert "Traceback" not in started.output
     assert (folder / "config.yaml").read_text() == before
 
 
-# Checkpoints that do not load
-
-
-@pytest.fixture
-def stopped(whole, tmp_path) -> Path:
-    """A copy of the finished run folder, to be damaged."""
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    return folder
-
-
-DAMAGES = {
-    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "one bit": lambda path: flip_bit(path, path.stat().st_size // 2),
-    "empty": lambda path: path.write_bytes(b""),
-    "no hash": lambda path: path.with_name(path.name + ".sha256").unlink(),
-    "empty hash": lambda path: path.with_name(path.name + ".sha256").write_text(""),
-}
-
-
-def flip_bit(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_last_checkpoint_falls_back(whole, tiny_data, stopped, damage):
-    DAMAGES[damage](stopped / "checkpoints" / "step_00000012.pt")
-    done = runs.finished(*smoke(tiny_data, stopped))
-    assert re.search(r"passed over: .*step_00000012\.pt", done.output)
-    assert "resuming at step 10, stage 'adversarial'" in done.output
-    assert_same_run(stopped, whole)
-
-
-def test_no_whole_checkpoint_is_an_error_and_nothing_is_overwritten(tiny_data, stopped, capsys):
-    for path in (stopped / "checkpoints").glob("*.pt"):
-        os.truncate(path, 1000)
-    before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.suffix != ".txt"}
-    assert train.main(smoke(tiny_data, stopped)) == 4
-    assert "error: none of 2 checkpoints is whole" in capsys.readouterr().err
-    before.pop(stopped / "lock")
-    assert {p: p.read_bytes() for p in before} == before
-
-
-def test_resume_from_a_path_that_is_missing(tiny_data, tmp_path, capsys):
-    missing = tmp_path / "missing.pt"
-    assert train.main([*smoke(tiny_data, tmp_path / "run"), "--resume", str(missing)]) == 4
-    assert f"error: no such checkpoint · {missing}" in capsys.readouterr().err
-
-
-def test_resume_never_in_a_used_folder(tiny_data, stopped, capsys):
-    assert train.main([*smoke(tiny_data, stopped), "--resume", "never"]) == 2
-    assert f"error: the run folder is not empty · {stopped}" in capsys.readouterr().err
-
-
-def test_resume_from_a_path_into_a_new_folder(whole, tiny_data, tmp_path):
-    folder = tmp_path / "run"
-    path = whole / "checkpoints" / "step_00000010.pt"
-    runs.finished(*smoke(tiny_data, folder), "--resume", path)
-    runs.assert_same_state(runs.newest(folder), runs.newest(whole))
-    assert [entry["step"] for entry in runs.metrics(folder)] == [11, 12]
-
-
-def test_resume_from_a_path_does_not_delete_later_checkpoints(tiny_data, stopped, capsys):
-    path = stopped / "checkpoints" / "step_00000010.pt"
-    before = (stopped / "metrics.jsonl").read_text()
-    assert train.main([*smoke(tiny_data, stopped), "--resume", str(path)]) == 2
-    line = capsys.readouterr().err
-    assert "error: the run folder has checkpoints after step 10: step_00000012.pt" in line
-    assert (stopped / "metrics.jsonl").read_text() == before
-
-
-def test_resume_under_another_recipe(tiny_data, stopped, capsys):
-    assert train.main(smoke(tiny_data, stopped, "optim.lr=0.5", "clip.frames=3")) == 4
-    line = capsys.readouterr().err
-    assert "error: the checkpoint is of another recipe: clip.frames 4 -> 3, " in line
-    assert "optim.lr 0.001 -> 0.5 · take the old values" in line
-
-
-def test_resume_with_other_data(tmp_path, stopped, capsys):
-    other = tmp_path / "other"
-    other.mkdir()
-    assert train.main(smoke(make_data_set(other, videos=9), stopped)) == 4
-    assert "error: the checkpoint was made with another data set · " in capsys.readouterr().err
-
-
-def test_resume_after_the_data_has_moved(whole, tmp_path, stopped, tiny_data):
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_data.parent, moved)
-    (stopped / "checkpoints" / "step_00000012.pt").unlink()
-    runs.finished(*smoke(moved / tiny_data.name, stopped, "run.save_every_steps=5"))
-    assert_same_run(stopped, whole)
-
-
-# The run folder
-
-
-def test_a_folder_in_use(tiny_data, tmp_path, capsys):
-    folder = tmp_path / "run"
-    holder = runs.Run(*smoke(tiny_data, folder), faults=[runs.SleepAfter(1)]).wait_for("1 process")
-    assert train.main(smoke(tiny_data, folder)) == 2
-    line = capsys.readouterr().err
-    assert f"error: the run folder is in use by process {holder.process.pid} on " in line
-    assert str(folder) in line
-    holder.send(signal.SIGKILL).wait()
-    runs.finished(*smoke(tiny_data, folder))  # the dead process holds nothing
-
-
-def test_a_folder_that_cannot_be(tiny_data, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert train.main(smoke(tiny_data, tmp_path / "file" / "run")) == 2
-    line = capsys.readouterr().err
-    assert line.startswith("error: cannot write the run folder · ") and line.count("\n") == 1
-    assert "Not a directory · choose another with run.dir=" in line
-
-
-def test_a_folder_that_is_read_only(tiny_data, capsys):
-    assert train.main(smoke(tiny_data, Path("/proc/kinema"))) == 2
-    assert "error: cannot write the run folder · /proc/kinema" in capsys.readouterr().err
-
-
 # Damaged videos
-
-
-def damage(manifest: Path, *numbers: int) -> list[Path]:
-    paths = [manifest.parent / f"v{number}.mp4" for number in numbers]
-    for path in paths:
-        path.write_bytes(b"x" * path.stat().st_size)
-    return paths
 
 
 def test_a_video_that_breaks_is_replaced_alike_after_a_kill(own_data, tmp_path):
@@ -378,16 +228,18 @@ def test_a_video_that_breaks_is_replaced_alike_after_a_kill(own_data, tmp_path):
     allow = "data.max_bad_fraction=0.2"
     for folder, steps in ((straight, ()), (killed, (3, 5, 9))):
         folder.mkdir()
-        record = runs.Record(folder / "samples")
+        record = faults.Record(folder / "samples")
         for step in steps:
-            died = runs.run(*smoke(own_data, folder, allow), faults=[record, runs.KillAfter(step)])
+            died = runs.run(
+                *runs.smoke(own_data, folder, allow), faults=[record, faults.KillAfter(step)]
+            )
             assert died.code == -9, died.output
-        done = runs.finished(*smoke(own_data, folder, allow), faults=[record])
+        done = runs.finished(*runs.smoke(own_data, folder, allow), faults=[record])
         (entry,) = map(json.loads, (folder / "quarantine.jsonl").read_text().splitlines())
         assert entry["path"] == str(broken) and entry["code"].startswith("E-")
         assert {"epoch", "position", "attempt", "detail"} <= entry.keys()
         assert done.output.count("quarantined") == (0 if steps else 1)
-    assert_same_run(killed, straight)
+    runs.assert_same_run(killed, straight)
     seen = runs.samples(straight / "samples")
     assert not any(3 in videos for videos in seen.values())
     assert sorted(map(len, seen.values())) == [BATCH] * STEPS
@@ -395,7 +247,7 @@ def test_a_video_that_breaks_is_replaced_alike_after_a_kill(own_data, tmp_path):
 
 def test_too_many_damaged_videos(own_data, tmp_path):
     damage(own_data, 1, 2, 3)
-    stopped = runs.run(*smoke(own_data, tmp_path / "run", "data.max_bad_fraction=0.2"))
+    stopped = runs.run(*runs.smoke(own_data, tmp_path / "run", "data.max_bad_fraction=0.2"))
     assert stopped.code == 3
     last = stopped.output.splitlines()[-1]
     assert last.startswith("error: 3 of 10 videos are damaged (E-CORRUPT 3), more than ")
@@ -405,7 +257,7 @@ def test_too_many_damaged_videos(own_data, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_set_of_damaged_videos(own_data, tmp_path, workers):
     damage(own_data, *range(10))
-    arguments = smoke(own_data, tmp_path / "run", f"data.workers={workers}")
+    arguments = runs.smoke(own_data, tmp_path / "run", f"data.workers={workers}")
     stopped = runs.run(*arguments, "data.max_bad_fraction=1")
     assert stopped.code == 3
     lines = [line for line in stopped.output.splitlines() if not line.startswith("quarantined")]
@@ -418,7 +270,7 @@ def test_a_data_set_of_damaged_videos(own_data, tmp_path, workers):
 
 def test_a_loss_that_is_not_finite(tiny_data, tmp_path):
     folder = tmp_path / "run"
-    stopped = runs.run(*smoke(tiny_data, folder), faults=[runs.NanLoss(5)])
+    stopped = runs.run(*runs.smoke(tiny_data, folder), faults=[faults.NanLoss(5)])
     assert stopped.code == 5
     last = stopped.output.splitlines()[-1]
     assert last.startswith("error: loss is not finite at step 5 of stage 'moco' · last good ")
@@ -431,7 +283,7 @@ def test_a_loss_that_is_not_finite(tiny_data, tmp_path):
 
 
 def test_a_data_set_smaller_than_a_batch(tiny_data, tmp_path, capsys):
-    assert train.main(smoke(tiny_data, tmp_path / "run", "data.batch_size=16")) == 3
+    assert train.main(runs.smoke(tiny_data, tmp_path / "run", "data.batch_size=16")) == 3
     line = capsys.readouterr().err
     assert line.startswith("error: a batch needs 16 videos, the data set has 10 · ")
     assert line.count("\n") == 1
@@ -439,7 +291,7 @@ def test_a_data_set_smaller_than_a_batch(tiny_data, tmp_path, capsys):
 
 def test_no_manifest(tmp_path, capsys):
     missing = tmp_path / "none.parquet"
-    assert train.main(smoke(missing, tmp_path / "run")) == 3
+    assert train.main(runs.smoke(missing, tmp_path / "run")) == 3
     assert f"error: no such manifest · {missing} · make one with" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -447,7 +299,7 @@ def test_no_manifest(tmp_path, capsys):
 def test_training_needs_no_labels(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    runs.finished(*smoke(make_data_set(data, labels=False), tmp_path / "run"))
+    runs.finished(*runs.smoke(make_data_set(data, labels=False), tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -466,7 +318,7 @@ def test_training_needs_no_labels(tmp_path):
 def test_values_that_cannot_work_are_one_line(tiny_data, tmp_path, override, says):
     if override == "run.device=cuda" and torch.cuda.is_available():
         pytest.skip("this machine has what the test says is missing")
-    ended = runs.run(*smoke(tiny_data, tmp_path / "run", override))
+    ended = runs.run(*runs.smoke(tiny_data, tmp_path / "run", override))
     assert ended.code == 2, ended.output
     last = ended.output.splitlines()[-1]
     assert last.startswith("error: ") and says in last
@@ -475,7 +327,7 @@ def test_values_that_cannot_work_are_one_line(tiny_data, tmp_path, override, say
 
 def test_debug_shows_where(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="does not split into 3 groups"):
-        train.main(smoke(tiny_data, tmp_path / "run", "method.split_groups=3", "--debug"))
+        train.main(runs.smoke(tiny_data, tmp_path / "run", "method.split_groups=3", "--debug"))
 
 
 # Looking before leaping
@@ -484,7 +336,7 @@ def test_debug_shows_where(tiny_data, tmp_path):
 def test_dry_run_says_what_would_happen(tiny_data, tmp_path, capsys):
     folder = tmp_path / "run"
     overrides = ["optim.scale_lr=true", "optim.lr=0.64"]
-    assert train.main([*smoke(tiny_data, folder, *overrides), "--dry-run"]) == 0
+    assert train.main([*runs.smoke(tiny_data, folder, *overrides), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     # 0.64 for 256 clips is 0.64 x 4 / 256 for four; 10 videos in batches of 4 are 2.5 steps.
     for text in (
@@ -502,7 +354,8 @@ def test_dry_run_says_what_would_happen(tiny_data, tmp_path, capsys):
 
 
 def test_print_config_is_a_recipe(tiny_data, tmp_path, capsys):
-    arguments = smoke(tiny_data, tmp_path / "run", "optim.lr=1e-3", "run.stages.moco.run.steps=7")
+    overrides = ["optim.lr=1e-3", "run.stages.moco.run.steps=7"]
+    arguments = runs.smoke(tiny_data, tmp_path / "run", *overrides)
     assert train.main([*arguments, "--print-config"]) == 0
     path = tmp_path / "printed.yaml"
     path.write_text(capsys.readouterr().out)
@@ -513,4 +366,4 @@ def test_print_config_is_a_recipe(tiny_data, tmp_path, capsys):
 def test_the_saved_config_repeats_the_run(whole, tmp_path):
     folder = tmp_path / "run"
     runs.finished(whole / "config.yaml", f"run.dir={folder}")
-    assert_same_run(folder, whole)
+    runs.assert_same_run(folder, whole)

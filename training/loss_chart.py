@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 WIDE, NARROW = (960, 320), (400, 270)  # the page shows one of them, by its own width
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 46  # margins around the plot, for ticks and labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 34, 46  # margins around the plot, for ticks and labels
 POINTS = 600  # a longer curve is drawn through the means of groups: more would not be seen
 SMOOTHED_SHARE = 1 / 20  # of a stage's points are averaged for the smooth line
 END_SHARE = 1 / 20  # of the points make "the first" and "the last" value of the description
@@ -147,8 +147,12 @@ def _stage_marks(curves: Sequence[Curve], axes: Axes) -> list[str]:
         x = axes.x(curve.step[0])
         if number:
             parts.append(f'<path class="boundary" d="M{x:.1f} {TOP - 22}V{axes.base}"/>')
-        name, left = escape(curve.stage), x + (8 if number else 0)
-        parts.append(f'<text class="stage" x="{left:.1f}" y="{TOP - 12}">{name}</text>')
+        # A short last stage has no room to its right: its name stands to its left.
+        anchor, left = "start", x + (8 if number else 0)
+        if number and x > LEFT + 0.8 * (axes.right - LEFT):
+            anchor, left = "end", x - 8
+        where = f'x="{left:.1f}" y="{TOP - 12}" text-anchor="{anchor}"'
+        parts.append(f'<text class="stage" {where}>{escape(curve.stage)}</text>')
     return parts
 
 

@@ -79,19 +79,22 @@ def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest
 
 
 @dataclass
-class Saver:
-    """Writes checkpoints of one stage; only the main process touches the disk."""
+class StageState:
+    """One stage under way, and how it gets into the run folder.
 
-    folder: RunFolder
+    Only the main process touches the disk. run_ends: the last step of all stages.
+    """
+
     stage: Stage
-    config: dict
-    manifest: Manifest
     method: Method
     optimizer: torch.optim.Optimizer
     process: Process
-    last_step: int  # of the run
+    folder: RunFolder
+    config: dict
+    manifest: Manifest
+    run_ends: int
 
-    def state(self, step: int) -> Checkpoint:
+    def checkpoint(self, step: int) -> Checkpoint:
         """All that changes the step after `step`."""
         return Checkpoint(
             step=step,
@@ -105,22 +108,27 @@ class Saver:
             world=self.process.world,
         )
 
-    def save(self, step: int, *, must: bool) -> None:
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step`: at intervals, and where a stage ends."""
+        every = self.stage.recipe.run.save_every_steps
+        return step == self.stage.last_step or step % every == 0
+
+    def save(self, step: int, *, stopping: bool) -> None:
         """Save, or say why not and go on: a full disk costs a checkpoint, not the run.
 
-        must: raise CheckpointError instead, because nothing will be saved after this.
+        Raises CheckpointError instead when nothing will be saved after this.
         """
         if not self.process.is_main:
             return
         keep = self.stage.recipe.run.keep_checkpoints
         try:
-            checkpoint.save(self.folder.checkpoints, self.state(step), keep=keep)
+            checkpoint.save(self.folder.checkpoints, self.checkpoint(step), keep=keep)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
             line = (
                 f"error: checkpoint of step {step} not written: {reason} · "
                 f"{self.folder.checkpoints} · free some space; the last good checkpoint is kept"
             )
-            if must:
+            if stopping or step == self.run_ends:
                 raise CheckpointError(line) from error
             self.folder.say(line)

@@ -177,6 +177,30 @@ class ProgressLine:
             self.folder.say(line)
 
 
+class Journal:
+    """What a run tells while it trains: its metrics on disk and its progress on the terminal."""
+
+    def __init__(self, folder: RunFolder, *, first: int, last: int, every: int):
+        self.metrics = Metrics(folder, step=first)
+        self.line = ProgressLine(folder, first=first, total=last, every=every)
+
+    def __enter__(self) -> Journal:
+        self.line.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.line.__exit__(*error)
+
+    def add(self, step: int, stage: str, scalars: dict[str, torch.Tensor]) -> None:
+        """Note that `step` is done; the scalars shown are the newest that have been read."""
+        self.metrics.add(step, stage, scalars)
+        self.line.step(step, stage, self.metrics.last)
+
+    def flush(self) -> None:
+        """See `Metrics.flush`."""
+        self.metrics.flush()
+
+
 def environment() -> dict:
     """Versions and hardware, for env.json and the checkpoint. No variables, no secrets."""
     return {

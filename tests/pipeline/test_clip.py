@@ -21,7 +21,7 @@ def test_plans_decode_each_frame_once_and_stay_in_the_video(shape, sampling, vie
     config = ClipConfig(frames, stride, sampling)
     plan = training_plan(video_frames, config, views, np.random.default_rng(seed))
     assert plan.frames.tolist() == sorted(set(plan.frames.tolist()))
-    assert 0 <= plan.frames.min() and plan.frames.max() < video_frames
+    assert plan.frames.min() >= 0 and plan.frames.max() < video_frames
     assert {f for clip in shown(plan) for f in clip} == set(plan.frames.tolist())
     for clip in shown(plan):
         steps = np.diff(clip) % video_frames

@@ -11,12 +11,13 @@ import torch
 
 from models.methods._method import ViewNeeds
 from pipeline import Manifest
-from tests import runs
-from tests.test_train import BATCH, STEPS, damage, smoke
+from tests import faults, runs
+from tests.conftest import damage
 from training import config, distributed, stages
 from training.distributed import Process, StopSignal
 from training.errors import ConfigError
 
+STEPS, BATCH = 12, 4
 CPU = torch.device("cpu")
 
 
@@ -75,56 +76,56 @@ EXCHANGE = "method.key_batch_norm=exchange"
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_data, tmp_path_factory) -> Path:
+def both(tiny_data, tmp_path_factory) -> Path:
     """The run folder of an undisturbed training by two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    record = runs.Record(folder / "samples")
-    ranks = runs.run_ranks(*smoke(tiny_data, folder, EXCHANGE), faults=[record])
+    record = faults.Record(folder / "samples")
+    ranks = runs.run_ranks(*runs.smoke(tiny_data, folder, EXCHANGE), faults=[record])
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
     assert "2 process(es)" in ranks[0].output
     assert ranks[1].output == "", "only the main process speaks"
     return folder
 
 
-def test_two_ranks_train_each_sample_once(whole, tiny_data):
-    halves = [runs.samples(whole / "samples", rank=rank) for rank in range(2)]
+def test_two_ranks_train_each_sample_once(both, tiny_data):
+    halves = [runs.samples(both / "samples", rank=rank) for rank in range(2)]
     assert list(halves[0]) == list(range(1, STEPS + 1))
     seen = [video for step in halves[0] for half in halves for video in half[step]]
     assert len(seen) == STEPS * BATCH
     assert [sorted(seen[e : e + 10]) for e in range(0, 40, 10)] == [list(range(10))] * 4
-    state = runs.newest(whole)
+    state = runs.newest(both)
     assert state.world == 2 and state.step == STEPS
     assert state.method["queue.keys_written"] == STEPS * BATCH
 
 
 @pytest.mark.parametrize("step", [3, 7])
-def test_two_ranks_killed_and_resumed(whole, tiny_data, tmp_path, step):
+def test_two_ranks_killed_and_resumed(both, tiny_data, tmp_path, step):
     folder = tmp_path / "run"
-    arguments = smoke(tiny_data, folder, EXCHANGE)
-    died = runs.run_ranks(*arguments, faults=[runs.KillAfter(step)])
+    arguments = runs.smoke(tiny_data, folder, EXCHANGE)
+    died = runs.run_ranks(*arguments, faults=[faults.KillAfter(step)])
     assert [rank.code for rank in died] == [-9, -9]
     ranks = runs.run_ranks(*arguments)
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
-    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    runs.assert_same_state(runs.newest(folder), runs.newest(whole))
+    assert (folder / "metrics.jsonl").read_text() == (both / "metrics.jsonl").read_text()
+    runs.assert_same_state(runs.newest(folder), runs.newest(both))
 
 
-def test_a_signal_to_one_rank_stops_both_at_the_same_step(whole, tiny_data, tmp_path):
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(both, tiny_data, tmp_path):
     folder = tmp_path / "run"
-    arguments = smoke(tiny_data, folder, EXCHANGE)
+    arguments = runs.smoke(tiny_data, folder, EXCHANGE)
     stopped = runs.run_ranks(
-        *arguments, faults=[runs.OnRank(1, runs.SignalAfter(2, (signal.SIGINT,)))]
+        *arguments, faults=[faults.OnRank(1, faults.SignalAfter(2, (signal.SIGINT,)))]
     )
     assert [rank.code for rank in stopped] == [130, 130], stopped[0].output
     # The flag raised after step 2 is read four steps later, at the end of the first stage.
     assert "stopped by a signal, saved at step 6" in stopped[0].output
     ranks = runs.run_ranks(*arguments)
     assert [rank.code for rank in ranks] == [0, 0]
-    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (folder / "metrics.jsonl").read_text() == (both / "metrics.jsonl").read_text()
 
 
 def test_ranks_with_other_recipes_are_named(tiny_data, tmp_path):
-    arguments = smoke(tiny_data, tmp_path / "run", EXCHANGE)
+    arguments = runs.smoke(tiny_data, tmp_path / "run", EXCHANGE)
     ranks = runs.run_ranks(*arguments, own=[[], ["optim.lr=0.5"]])
     assert [rank.code for rank in ranks] == [6, 6]
     for rank in ranks:
@@ -136,8 +137,10 @@ def test_ranks_with_other_recipes_are_named(tiny_data, tmp_path):
 def test_what_the_main_process_finds_ends_all(tiny_data, tmp_path):
     """A folder in use is seen by one rank only; the others must not wait for it for ever."""
     folder = tmp_path / "run"
-    holder = runs.Run(*smoke(tiny_data, folder), faults=[runs.SleepAfter(1)]).wait_for("1 process")
-    ranks = runs.run_ranks(*smoke(tiny_data, folder, EXCHANGE))
+    holder = runs.Run(*runs.smoke(tiny_data, folder), faults=[faults.SleepAfter(1)]).wait_for(
+        "1 process"
+    )
+    ranks = runs.run_ranks(*runs.smoke(tiny_data, folder, EXCHANGE))
     holder.send(signal.SIGKILL).wait()
     assert ranks[0].code == 2 and "the run folder is in use by process" in ranks[0].output
     assert ranks[1].code == 6, ranks[1].output
@@ -146,7 +149,8 @@ def test_what_the_main_process_finds_ends_all(tiny_data, tmp_path):
 
 def test_a_rank_that_dies_ends_the_others(tiny_data, tmp_path):
     ranks = runs.run_ranks(
-        *smoke(tiny_data, tmp_path / "run", EXCHANGE), faults=[runs.OnRank(1, runs.KillAfter(3))]
+        *runs.smoke(tiny_data, tmp_path / "run", EXCHANGE),
+        faults=[faults.OnRank(1, faults.KillAfter(3))],
     )
     assert ranks[1].code == -9
     assert ranks[0].code == 6, ranks[0].output
@@ -158,7 +162,7 @@ def test_a_rank_that_dies_ends_the_others(tiny_data, tmp_path):
 def test_a_damaged_video_is_logged_once_by_two_ranks(own_data, tmp_path):
     (broken,) = damage(own_data, 3)
     folder = tmp_path / "run"
-    arguments = smoke(own_data, folder, EXCHANGE, "data.max_bad_fraction=0.1")
+    arguments = runs.smoke(own_data, folder, EXCHANGE, "data.max_bad_fraction=0.1")
     ranks = runs.run_ranks(*arguments)
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
     (entry,) = map(json.loads, (folder / "quarantine.jsonl").read_text().splitlines())
@@ -166,7 +170,7 @@ def test_a_damaged_video_is_logged_once_by_two_ranks(own_data, tmp_path):
 
 
 def test_a_batch_that_the_ranks_cannot_share(tiny_data, tmp_path):
-    ranks = runs.run_ranks(*smoke(tiny_data, tmp_path / "run", EXCHANGE, "data.batch_size=5"))
+    ranks = runs.run_ranks(*runs.smoke(tiny_data, tmp_path / "run", EXCHANGE, "data.batch_size=5"))
     assert [rank.code for rank in ranks] == [2, 2], ranks[0].output
     assert (
         "error: data.batch_size: 5 is the batch over all processes and must be a multiple of "
@@ -175,7 +179,7 @@ def test_a_batch_that_the_ranks_cannot_share(tiny_data, tmp_path):
 
 
 def test_dry_run_with_two_ranks(tiny_data, tmp_path):
-    arguments = [*smoke(tiny_data, tmp_path / "run", EXCHANGE), "--dry-run"]
+    arguments = [*runs.smoke(tiny_data, tmp_path / "run", EXCHANGE), "--dry-run"]
     ranks = runs.run_ranks(*arguments)
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output
     assert "moco: global batch 4 = 2 process(es) x 2" in ranks[0].output

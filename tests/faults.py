@@ -1,0 +1,211 @@
+"""What can befall a training: each fault is called in its process, before train.py is.
+
+Faults are wrapped around the program from outside, in that process only: the program itself has
+no code for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.loader import Loader
+from training import checkpoint
+from training.runlog import Metrics, ProgressLine
+
+Fault = Callable[[], None]
+SLEEP_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class AfterStep:
+    """Does something right after a step has been logged, and before it is saved."""
+
+    number: int
+
+    def __call__(self) -> None:
+        original = ProgressLine.step
+
+        def step(line, number, *rest):
+            original(line, number, *rest)
+            if number == self.number:
+                self.act()
+
+        ProgressLine.step = step
+
+    def act(self) -> None:
+        raise NotImplementedError
+
+
+class KillAfter(AfterStep):
+    def act(self) -> None:
+        die()
+
+
+@dataclass(frozen=True)
+class SignalAfter(AfterStep):
+    """Sends signals to its own process: the kernel delivers them as it does those of others."""
+
+    signals: tuple[int, ...]
+
+    def act(self) -> None:
+        for number in self.signals:
+            os.kill(os.getpid(), number)
+
+
+class SleepAfter(AfterStep):
+    def act(self) -> None:
+        time.sleep(SLEEP_SECONDS)
+
+
+@dataclass(frozen=True)
+class OnRank:
+    """A fault in one process of several."""
+
+    rank: int
+    fault: Fault
+
+    def __call__(self) -> None:
+        if int(os.environ["RANK"]) == self.rank:
+            self.fault()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class KillBeforeFile:
+    """Dies when the hash of a step's checkpoint is in place and its file is not."""
+
+    step: int
+
+    def __call__(self) -> None:
+        original = checkpoint._write
+
+        def write(path, content):
+            original(path, content)
+            if path.name == f"step_{self.step:08d}.pt.sha256":
+                die()
+
+        checkpoint._write = write
+
+
+@dataclass(frozen=True)
+class KillInFile:
+    """Dies when half of a step's checkpoint is on the disk."""
+
+    step: int
+
+    def __call__(self) -> None:
+        original = os.fsync
+
+        def fsync(descriptor):
+            name = os.readlink(f"/proc/self/fd/{descriptor}")
+            if f"step_{self.step:08d}.pt." in name and ".sha256" not in name:
+                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+                die()
+            original(descriptor)
+
+        os.fsync = fsync
+
+
+@dataclass(frozen=True)
+class Record:
+    """Appends [step, rank, videos of the batch] to a file for every step trained."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        batches, add = Loader.batches, Metrics.add
+        rank, current = int(os.environ.get("RANK", 0)), []
+
+        def recorded(loader, first, last):
+            for batch in batches(loader, first, last):
+                current[:] = batch.index.tolist()
+                yield batch
+
+        def noted(metrics, step, *rest):
+            with self.path.open("a") as file:
+                file.write(json.dumps([step, rank, current]) + "\n")
+            add(metrics, step, *rest)
+
+        Loader.batches, Metrics.add = recorded, noted
+
+
+@dataclass(frozen=True)
+class NanLoss:
+    """The loss of one step is reported as not a number."""
+
+    step: int
+
+    def __call__(self) -> None:
+        add = Metrics.add
+
+        def broken(metrics, step, stage, scalars):
+            if step == self.step:
+                scalars["loss"] = scalars["loss"] * float("nan")
+            add(metrics, step, stage, scalars)
+
+        Metrics.add = broken
+
+
+@dataclass(frozen=True)
+class DiskFullAt:
+    """Saving at these steps fails as on a full disk."""
+
+    steps: tuple[int, ...]
+
+    def __init__(self, *steps: int):
+        object.__setattr__(self, "steps", steps)
+
+    def __call__(self) -> None:
+        original = checkpoint._write
+
+        def write(path, content):
+            if any(path.name == f"step_{step:08d}.pt" for step in self.steps):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            original(path, content)
+
+        checkpoint._write = write
+
+
+@dataclass(frozen=True)
+class FileLimit:
+    """The kernel refuses to let a file grow above so many bytes, as it would on a full disk."""
+
+    size_bytes: int
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size_bytes, hard))
+
+
+@dataclass(frozen=True)
+class FileLimitAt:
+    """The same, only while the checkpoint of one step is saved."""
+
+    step: int
+    size_bytes: int
+
+    def __call__(self) -> None:
+        save = checkpoint.save
+
+        def limited(folder, state, *, keep):
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if state.step == self.step:
+                FileLimit(self.size_bytes)()
+            try:
+                return save(folder, state, keep=keep)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        checkpoint.save = limited
