@@ -15,6 +15,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from pipeline import DataError, Manifest
 from training import checkpoint, config, distributed, errors, features, protocols
 from training.features import Features
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         check_labels(manifest)
     check_classes(train, test)
     make_folder(Path(args.output))
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
     process = distributed.start(recipe.run.device)
     encoder = features.build_encoder(args.checkpoint, recipe, state)
     measured: list[Features] = []

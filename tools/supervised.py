@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--train", required=True, metavar="MANIFEST")
     parser.add_argument("--test", required=True, metavar="MANIFEST")
-    parser.add_argument("--clips", type=int, default=4, help="uniform clips of a test video (4)")
+    parser.add_argument("--clips", type=int, default=2, help="uniform clips of a test video (2)")
     args = parser.parse_intermixed_args(argv)
     try:
         recipe = config.load(args.recipe, args.overrides)
