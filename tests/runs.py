@@ -6,14 +6,19 @@ process that can really be killed costs some ten milliseconds.
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -28,9 +33,6 @@ ROOT = Path(train.__file__).parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
 LIMIT_SECONDS = 240.0  # of one training: only to end a test that hangs
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.runs"])
-
 
 class Run:
     """train.py with `args`, started at once; `faults` are called in the process before it."""
@@ -39,17 +41,16 @@ class Run:
         handle, name = tempfile.mkstemp(prefix="kinema-test-", suffix=".log")
         os.close(handle)
         self._log = Path(name)
-        arguments = [str(arg) for arg in args]
-        self.process = _context.Process(
-            target=_main, args=(arguments, tuple(faults), dict(env), name)
-        )
-        self.process.start()
+        #: Exit code, or minus the number of the signal that ended the process; None: it runs.
+        self.code: int | None = None
+        self.pid: int = _server().ask([str(arg) for arg in args], tuple(faults), dict(env), name)
 
     def wait(self) -> Run:
-        self.process.join(LIMIT_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        end = time.monotonic() + LIMIT_SECONDS
+        while self.is_alive() and time.monotonic() < end:
+            time.sleep(0.005)
+        if self.is_alive():
+            self.send(signal.SIGKILL)
             raise AssertionError(f"still running after {LIMIT_SECONDS} s:\n{self.output}")
         self.output  # noqa: B018  read before the file goes
         self._log.unlink(missing_ok=True)
@@ -59,22 +60,22 @@ class Run:
         """Returns once the process has printed `text`."""
         end = time.monotonic() + LIMIT_SECONDS
         while text not in self.output:
-            assert self.process.is_alive() and time.monotonic() < end, self.output
+            assert self.is_alive() and time.monotonic() < end, self.output
             time.sleep(0.01)
         return self
 
+    def is_alive(self) -> bool:
+        if self.code is None:
+            self.code = _server().ask(self.pid)
+        return self.code is None
+
     def send(self, number: int) -> Run:
-        os.kill(self.process.pid, number)
+        os.kill(self.pid, number)
         return self
 
     def send_group(self, number: int) -> Run:
-        os.killpg(self.process.pid, number)
+        os.killpg(self.pid, number)
         return self
-
-    @property
-    def code(self) -> int:
-        """Exit code, or minus the number of the signal that ended the process."""
-        return self.process.exitcode
 
     @property
     def output(self) -> str:
@@ -82,6 +83,65 @@ class Run:
         if self._log.exists():
             self._output = self._log.read_text()
         return self._output
+
+
+class Server:
+    """The process that trainings fork from. multiprocessing's own has only one, for the loader."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        number = theirs.fileno()
+        command = [sys.executable, "-c", f"from tests import runs; runs.serve({number})"]
+        self.process = subprocess.Popen(command, cwd=ROOT, pass_fds=[number])
+        theirs.close()
+        atexit.register(self.stop)
+
+    def ask(self, *request: object) -> int | None:
+        """What `serve` answers to a request."""
+        self.connection.send(request)
+        return self.connection.recv()
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.wait()
+
+
+@cache
+def _server() -> Server:
+    return Server()
+
+
+def serve(number: int) -> None:
+    """Start trainings and say how they ended, until the tests close the connection.
+
+    (args, faults, env, log) is answered by a process id, (process id,) by its exit code or None.
+    """
+    connection = Connection(number)
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        if len(request) == 1:
+            ended, status = os.waitpid(request[0], os.WNOHANG)
+            connection.send(os.waitstatus_to_exitcode(status) if ended else None)
+        elif pid := os.fork():
+            connection.send(pid)
+        else:
+            connection.close()
+            _main(*request)
+
+
+def _main(args: list[str], faults: tuple[Fault, ...], env: dict[str, str], log: str) -> None:
+    """Become the training: a process as any other, with its own end."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["train.py", *args]
+    os.environ.update(env)
+    for fault in faults:
+        fault()
+    sys.exit(train.main(args))
 
 
 def run(*args: object, faults: Sequence[Fault] = (), env: Mapping[str, str] = {}) -> Run:
@@ -114,20 +174,6 @@ def run_ranks(
         for rank in range(world)
     ]
     return [rank.wait() for rank in ranks]
-
-
-def _main(args: list[str], faults: tuple[Fault, ...], env: dict[str, str], log: str) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    sys.argv = ["train.py", *args]
-    os.environ.update(env)
-    torch.set_num_threads(1)
-    for fault in faults:
-        fault()
-    sys.exit(train.main(args))
 
 
 def smoke(data: Path, folder: Path, *more: str) -> list[str]:

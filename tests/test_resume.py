@@ -119,7 +119,7 @@ def test_a_folder_in_use(tiny_data, tmp_path, capsys):
     )
     assert train.main(runs.smoke(tiny_data, folder)) == 2
     line = capsys.readouterr().err
-    assert f"error: the run folder is in use by process {holder.process.pid} on " in line
+    assert f"error: the run folder is in use by process {holder.pid} on " in line
     assert str(folder) in line
     holder.send(signal.SIGKILL).wait()
     runs.finished(*runs.smoke(tiny_data, folder))  # the dead process holds nothing

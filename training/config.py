@@ -7,13 +7,13 @@ overrides of the recipe; the stages run one after the other, each from the weigh
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from models import method_config
 from pipeline import AugmentConfig, ClipConfig, DataConfig
@@ -68,11 +68,7 @@ class Recipe:
 
     def plain(self) -> dict[str, Any]:
         """The recipe as dicts and lists, for config.yaml and the checkpoint."""
-        return OmegaConf.to_container(
-            OmegaConf.create(
-                {part.name: OmegaConf.structured(getattr(self, part.name)) for part in fields(self)}
-            )
-        )
+        return {part.name: asdict(getattr(self, part.name)) for part in fields(self)}
 
     def method_options(self) -> dict[str, Any]:
         """Options of the method without its name."""
@@ -172,15 +168,16 @@ def _merge(config: DictConfig, part: str, values: Any, where: str) -> None:
         raise ConfigError(_unknown(str(part), list(config), where))
     if not isinstance(values, dict):
         raise ConfigError(f"error: {part}: expected a group of keys, got {values!r} · {where}")
-    for key, value in values.items():
+    for key in values:
         if key not in config[part]:
             raise ConfigError(
                 _unknown(f"{part}.{key}", [f"{part}.{k}" for k in config[part]], where)
             )
-        try:
-            config[part].merge_with({key: value})
-        except (ConfigKeyError, OmegaConfBaseException) as error:
-            raise ConfigError(f"error: {part}.{key}: {_first_line(error)} · {where}") from error
+    try:
+        config[part].merge_with(values)
+    except OmegaConfBaseException as error:
+        key = error.full_key or part
+        raise ConfigError(f"error: {key}: {_first_line(error)} · {where}") from error
 
 
 def _unknown(key: str, known: list[str], where: str) -> str:

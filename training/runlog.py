@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -214,7 +215,9 @@ def environment() -> dict:
     }
 
 
+@cache
 def _git_commit() -> str:
+    """Of the program as it was started: every checkpoint names the same."""
     folder = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
