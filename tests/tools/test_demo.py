@@ -65,7 +65,7 @@ def test_steps_are_commands_of_this_repository():
     )
     assert lines[5] == (
         "python evaluate.py retrieval --checkpoint random --recipe configs/demo.yaml run.seed=3 "
-        "--clips 4 --train demo/train.parquet --test demo/test.parquet -o demo/eval/random"
+        "--clips 2 --train demo/train.parquet --test demo/test.parquet -o demo/eval/random"
     )
     assert len({step.name for step in steps}) == 11
 
