@@ -22,8 +22,8 @@ from pipeline.manifest import Video
 from pipeline.probe import check_file
 
 SEEK_ATTEMPTS = 3
-# Frame.to_ndarray(format=...) sets up a new converter for every frame: 0.8 ms at 64 x 64 where
-# the conversion takes 0.02. One converter keeps its set-up as long as sizes and formats stay.
+# Frame.to_ndarray(format=...) sets up a new converter for every frame: 0.50 ms at 64 x 64 where
+# this takes 0.09 (medians of 400 frames). One keeps its set-up while sizes and formats stay.
 REFORMATTER = VideoReformatter()
 
 
