@@ -2,18 +2,21 @@
 
 A seek is only trusted where it can be checked. On a video of constant rate the presentation time
 tells the frame number, so decoding may start at a key frame: pictures shown before that key frame
-(open GOP) are thrown away, and the rest must follow one another without a gap. Where anything
-does not fit, decoding starts at an earlier key frame, and at last from the beginning.
+(open GOP) are thrown away, and the rest must follow one another without a gap or damage. Where
+anything does not fit, decoding starts at an earlier key frame, and at last from the beginning.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from pipeline.container import decode_linear, open_video, video_stream
@@ -21,7 +24,9 @@ from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import check_file
 
-SEEK_ATTEMPTS = 3
+T = TypeVar("T")
+# Streams in which a seek ends amid a picture, and the times after it may be those of the next one.
+WITHOUT_INDEX = ("mpeg", "mpegts")
 # Frame.to_ndarray(format=...) sets up a new converter for every frame: 0.50 ms at 64 x 64 where
 # this takes 0.09 (medians of 400 frames). One keeps its set-up while sizes and formats stay.
 REFORMATTER = VideoReformatter()
@@ -34,16 +39,19 @@ class SeekNotTrusted(Exception):
 def decode_frames(video: Video, frames: np.ndarray, *, timeout_seconds: float) -> np.ndarray:
     """Pictures [U, H, W, 3] uint8 RGB of the sorted unique frame numbers `frames` [U], upright.
 
+    Frame n of a row that is a segment is frame `first_frame` + n of its file. Pictures that damage
+    in the file touches are those of linear decoding as far as the decoder tells of the damage.
     Raises BadVideo when the file cannot be opened, has fewer frames, or takes too long.
     """
     clock = _Deadline(video, timeout_seconds)
-    wanted = set(frames.tolist())
+    numbers = [video.first_frame + n for n in frames.tolist()]
+    wanted = set(numbers)
     check_file(video.path)
     try:
         found = _by_seek(video, sorted(wanted), clock) if _can_seek(video, wanted) else None
         if found is None:
             with open_video(video.path, offset=video.offset, size=video.size) as container:
-                found = _collect(decode_linear(container), wanted, video, clock)
+                found = _collect(clock.watch(decode_linear(container)), wanted, video)
     except BadVideo:
         raise
     except OSError as error:
@@ -53,9 +61,9 @@ def decode_frames(video: Video, frames: np.ndarray, *, timeout_seconds: float) -
     except Exception as error:  # PyAV raises IndexError, MemoryError and others on damage, too
         raise BadVideo("E-CORRUPT", _reason(error), video.path, "re-encode or remove it") from error
     if missing := wanted - found.keys():
-        what = f"frame {min(missing)} of {video.frames} does not decode"
+        what = f"frame {min(missing) - video.first_frame} of {video.frames} does not decode"
         raise BadVideo("E-TRUNCATED", what, video.path, "download it again, or index again")
-    return np.stack([found[n] for n in frames.tolist()])
+    return np.stack([found[n] for n in numbers])
 
 
 def read_bytes(video: Video) -> np.ndarray:
@@ -74,26 +82,28 @@ def read_bytes(video: Video) -> np.ndarray:
 
 def _can_seek(video: Video, wanted: set[int]) -> bool:
     """Whether times tell frame numbers, and a seek could skip anything at all."""
-    return not video.vfr and video.fps > 0 and min(wanted) > video.keyframe_distance_frames
+    return not video.vfr and min(wanted) > video.keyframe_distance_frames
 
 
 def _by_seek(video: Video, wanted: list[int], clock: _Deadline) -> dict[int, np.ndarray] | None:
     """Pictures found by seeking, or None where no seek can be trusted."""
     found: dict[int, np.ndarray] = {}
     with open_video(video.path, offset=video.offset, size=video.size) as container:
+        stream = video_stream(container)
+        if stream is None or container.format.name in WITHOUT_INDEX:
+            return None
+        stream.codec_context.thread_count = 1  # as in decode_linear
         for run in _runs(wanted, video.keyframe_distance_frames):
-            for attempt in range(SEEK_ATTEMPTS):
-                # A first key frame that is shown too late: start one, then two GOPs earlier.
-                start = max(0, run[0] - attempt * video.keyframe_distance_frames)
-                try:
-                    frames = _from_key_frame(container, video, start)
-                    found |= _collect(frames, set(run), video, clock)
+            # The second is for a first key frame that is shown after the frame looked for.
+            for start in (run[0], max(0, run[0] - video.keyframe_distance_frames)):
+                frames = _from_key_frame(container, video, start, clock)
+                with contextlib.suppress(SeekNotTrusted, av.FFmpegError):
+                    found |= _collect(frames, run, video)
+                if found.keys() >= set(run):
                     break
-                except SeekNotTrusted:
-                    continue
             else:
                 return None
-    return found if found.keys() >= set(wanted) else None
+    return found
 
 
 def _runs(wanted: list[int], reach: int) -> list[list[int]]:
@@ -106,38 +116,36 @@ def _runs(wanted: list[int], reach: int) -> list[list[int]]:
     return runs
 
 
-def _from_key_frame(container, video: Video, n: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) from the last key frame at or before frame n on, without a gap.
+def _from_key_frame(
+    container: InputContainer, video: Video, n: int, clock: _Deadline
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) from a key frame near frame n on, if possible before it, without a gap.
 
-    Raises SeekNotTrusted for a frame without a time, a damaged one, a gap, or a late start.
+    Raises SeekNotTrusted for a frame without a time, a damaged one, or a gap.
     """
     stream = video_stream(container)
     time_of_n = video.start_pts + round(n / (video.fps * video.time_base))
     container.seek(time_of_n, stream=stream, backward=True)
-    key_time, expected = None, None
-    for packet in container.demux(stream):
-        if key_time is None:
-            if packet.pts is None or not packet.is_keyframe:
-                raise SeekNotTrusted
-            key_time = packet.pts
+    expected = None
+    for packet in clock.watch(container.demux(stream)):
         for frame in packet.decode():
+            # The decoder's word: a container's index may call any frame a key frame.
+            if expected is None and not frame.key_frame:
+                continue
             if frame.pts is None or frame.is_corrupt:
                 raise SeekNotTrusted
-            if frame.pts < key_time:
-                continue
             number = round((frame.pts - video.start_pts) * video.time_base * video.fps)
-            if number != (number if expected is None else expected) or (
-                expected is None and number > n
-            ):
+            if expected not in (None, number):
                 raise SeekNotTrusted
             expected = number + 1
             yield number, frame
 
 
-def _collect(frames, wanted: set[int], video: Video, clock: _Deadline) -> dict[int, np.ndarray]:
+def _collect(
+    frames: Iterable[tuple[int, av.VideoFrame]], wanted: Collection[int], video: Video
+) -> dict[int, np.ndarray]:
     found, last = {}, max(wanted)
     for number, frame in frames:
-        clock.check()
         if number in wanted:
             found[number] = _upright(frame, video)
         if number >= last:
@@ -157,11 +165,14 @@ class _Deadline:
     def __init__(self, video: Video, seconds: float):
         self.video, self.seconds, self.end = video, seconds, time.monotonic() + seconds
 
-    def check(self) -> None:
-        if time.monotonic() > self.end:
-            what = f"decoding took more than {self.seconds:g} s"
-            cure = "re-encode it with more key frames, or raise data.decode_timeout_seconds"
-            raise BadVideo("E-TIMEOUT", what, self.video.path, cure)
+    def watch(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, or BadVideo once the time is over."""
+        for item in items:
+            if time.monotonic() > self.end:
+                what = f"decoding took more than {self.seconds:g} s"
+                cure = "re-encode it with more key frames, or raise data.decode_timeout_seconds"
+                raise BadVideo("E-TIMEOUT", what, self.video.path, cure)
+            yield item
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"kinema"
 NO_LABEL = -1
 SCHEMA = pa.schema(
@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("crc32", pa.int64()),
+        ("first_frame", pa.int32()),
         ("frames", pa.int32()),
         ("fps_num", pa.int32()),
         ("fps_den", pa.int32()),
@@ -47,11 +48,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One video: bytes [offset, offset + size) of the file `path` (absolute).
+    """One video: bytes [offset, offset + size) of the file `path` (absolute), or a segment of it.
 
-    frames: really decodable. width, height: as displayed. rotation: degrees clockwise that turn
-    the stored picture upright. start_pts: time of frame 0 in units of time_base seconds.
-    label: -1 for none.
+    frames: really decodable. first_frame: frame n of the row is frame first_frame + n of the file,
+    so that rows may share a file; all that follows is said of the whole file. width, height: as
+    displayed. rotation: degrees clockwise that turn the stored picture upright. start_pts: time of
+    the file's frame 0 in units of time_base seconds. label: -1 for none.
     """
 
     key: str
@@ -71,6 +73,7 @@ class Video:
     time_base: Fraction
     label: int = NO_LABEL
     split: str = ""
+    first_frame: int = 0
 
 
 class Manifest:
@@ -98,12 +101,16 @@ class Manifest:
         table = _read_table(path)
         metadata = _metadata(table, path)
         if split:
-            splits = sorted(set(table["split"].to_pylist()))
+            splits = table["split"].unique().to_pylist()
             table = table.filter(pc.equal(table["split"], split))
             if not len(table):
-                present = ", ".join(name or "(none)" for name in splits)
+                present = ", ".join(name or "(none)" for name in sorted(splits))
                 raise DataError(f"error: no videos of split '{split}' · {path} · it has: {present}")
-        return cls(path, split, table, metadata)
+        manifest = cls(path, split, table, metadata)
+        del table
+        # Every worker process holds a manifest; half of the memory would be buffers of the reading.
+        pa.default_memory_pool().release_unused()
+        return manifest
 
     def __reduce__(self):
         return Manifest.read, (self.path, self.split)
@@ -113,10 +120,24 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Video:
         row = {name: column[int(index)].as_py() for name, column in self._columns.items()}
-        row["path"] = Path(os.path.normpath(self.path.parent / row["path"]))
+        row["path"] = self._absolute(row["path"])
         row["fps"] = Fraction(row.pop("fps_num"), row.pop("fps_den"))
         row["time_base"] = Fraction(row.pop("time_base_num"), row.pop("time_base_den"))
         return Video(**row)
+
+    def last_ranges(self) -> dict[Path, tuple[int, int]]:
+        """Of every file that holds videos as byte ranges: (offset, size) of the last of them."""
+        columns = {name: self._columns[name] for name in ("path", "offset")}
+        columns["end"] = pc.add(self._columns["offset"], self._columns["size"])
+        rows = pa.table(columns).filter(pc.field("offset") > 0).group_by("path")
+        last = rows.aggregate([("offset", "max"), ("end", "max")]).sort_by("path").to_pylist()
+        return {
+            self._absolute(row["path"]): (row["offset_max"], row["end_max"] - row["offset_max"])
+            for row in last
+        }
+
+    def _absolute(self, stored: str) -> Path:
+        return Path(os.path.normpath(self.path.parent / stored))
 
     @property
     def labels(self) -> np.ndarray:
@@ -211,10 +232,11 @@ def _relative(path: str, folder: str) -> str:
 
 
 def _fingerprint(videos: Sequence[Video]) -> str:
-    """sha256 over key, size, crc32 and label of every row: what was trained on."""
+    """sha256 over what was trained on: key, content, segment and label of every row."""
     digest = hashlib.sha256()
-    for video in videos:
-        digest.update(f"{video.key}\0{video.size}\0{video.crc32}\0{video.label}\n".encode())
+    for v in videos:
+        row = (v.key, v.size, v.crc32, v.first_frame, v.frames, v.label)
+        digest.update(("\0".join(map(str, row)) + "\n").encode())
     return digest.hexdigest()
 
 

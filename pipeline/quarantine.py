@@ -25,8 +25,8 @@ class Quarantine:
         self.known = _entries(path.read_text("utf-8", errors="replace")) if path.exists() else {}
 
     def note(self, entries: list[dict]) -> None:
-        """Add `entries`, each {path, code, detail, ...}; a path already known is not added."""
-        fresh = {entry["path"]: entry for entry in entries if entry["path"] not in self.known}
+        """Add `entries`, each {path, key, code, detail, ...}; a key already known is not added."""
+        fresh = {_key(entry): entry for entry in entries if _key(entry) not in self.known}
         if not fresh:
             return
         try:
@@ -35,8 +35,8 @@ class Quarantine:
             self.say(f"{self.path.name}: {error.strerror}, {len(fresh)} videos are not listed")
         for entry in fresh.values():
             if len(self.known) < MOST_PRINTED:
-                self.say(f"quarantined [{entry['code']}] {entry['path']} · {entry['detail']}")
-            self.known[entry["path"]] = entry
+                self.say(f"quarantined [{entry['code']}] {_place(entry)} · {entry['detail']}")
+            self.known[_key(entry)] = entry
         self._check_budget()
 
     def _add(self, fresh: dict[str, dict]) -> dict[str, dict]:
@@ -46,7 +46,7 @@ class Quarantine:
             file.seek(0)
             text = file.read()
             self.known |= _entries(text)
-            fresh = {path: entry for path, entry in fresh.items() if path not in self.known}
+            fresh = {key: entry for key, entry in fresh.items() if key not in self.known}
             # New lines must not continue one that a killed process left half written.
             gap = "\n" if fresh and text and not text.endswith("\n") else ""
             lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in fresh.values()]
@@ -67,7 +67,17 @@ class Quarantine:
 
 def _entries(text: str) -> dict[str, dict]:
     # Not splitlines: a name may hold line ends of Unicode.
-    return {entry["path"]: entry for entry in map(_parse, text.split("\n")) if entry}
+    return {_key(entry): entry for entry in map(_parse, text.split("\n")) if entry}
+
+
+def _key(entry: dict) -> str:
+    """What a video is known by: many may be in one file, a shard."""
+    return entry.get("key", entry["path"])
+
+
+def _place(entry: dict) -> str:
+    path, key = entry["path"], _key(entry)
+    return path if Path(path).stem == Path(key).stem else f"{path}: {key}"
 
 
 def _parse(line: str) -> dict | None:

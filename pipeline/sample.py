@@ -27,9 +27,9 @@ ATTEMPTS = 8
 class Track:
     """What the graph renders as one item: pictures, and for every view its rows and its draw.
 
-    pictures: [U, H, W, 3] uint8 decoded frames, or [n] uint8 the encoded file (then `frames` [U]
-    says which to decode). rows: [views, T]. A clip is one track; without consistency over time
-    every frame is a track of its own.
+    pictures: [U, H, W, 3] uint8 decoded frames, or [n] uint8 the encoded file. frames: [U] their
+    numbers in the file. rows: [views, T]. A clip is one track; without consistency over time every
+    frame is a track of its own.
     """
 
     pictures: np.ndarray
@@ -98,21 +98,26 @@ class Reader:
 
 
 def clip_tracks(
-    pictures: np.ndarray, plan: ClipPlan, rows: list[np.ndarray], draws: list[list[Draw]], turn: int
+    pictures: np.ndarray,
+    video: Video,
+    plan: ClipPlan,
+    rows: list[np.ndarray],
+    draws: list[list[Draw]],
 ) -> list[Track]:
     """Tracks of one sample. rows: per view [T]; draws: per view one for the clip, or one a frame.
 
     One draw a clip: one track of T frames. T draws: T tracks of one frame each.
     """
-    per_frame = len(draws[0])
+    per_frame, turn = len(draws[0]), video.rotation
+    frames = video.first_frame + plan.frames
     if per_frame == 1:
-        return [Track(pictures, plan.frames, np.stack(rows), tuple(d[0] for d in draws), turn)]
+        return [Track(pictures, frames, np.stack(rows), tuple(d[0] for d in draws), turn)]
     tracks = []
     for t in range(per_frame):
         wanted, inverse = np.unique([row[t] for row in rows], return_inverse=True)
         own = pictures[wanted] if pictures.ndim == 4 else pictures
         row = inverse.astype(np.int32)[:, None]
-        tracks.append(Track(own, plan.frames[wanted], row, tuple(d[t] for d in draws), turn))
+        tracks.append(Track(own, frames[wanted], row, tuple(d[t] for d in draws), turn))
     return tracks
 
 
@@ -157,7 +162,7 @@ class TrainingStage(torch.utils.data.Dataset):
                 return self.read(index, epoch, position, attempt, kind)
             except BadVideo as error:
                 where = {"epoch": epoch, "position": position, "attempt": attempt}
-                bad.append({**quarantine_line(error), **where})
+                bad.append({**quarantine_line(error, self.manifest[index]), **where})
         raise DataError(
             f"error: sample {position} of epoch {epoch}: {ATTEMPTS} videos in a row cannot be "
             f"decoded · {bad[-1]['path']} · {bad[-1]['detail']} · run python -m tools.index again"
@@ -184,7 +189,7 @@ class TrainingStage(torch.utils.data.Dataset):
             size = (video.width, video.height)
             drawn.append([training_draw(*size, self.augment, rng) for _ in range(per_clip)])
         rows = [plan.views[view] for view in self.views]
-        tracks = clip_tracks(pictures, plan, rows, drawn, video.rotation)
+        tracks = clip_tracks(pictures, video, plan, rows, drawn)
         return Sample(index, video.label, tracks)
 
 
@@ -220,7 +225,7 @@ class EvaluationStage(torch.utils.data.Dataset):
             try:
                 samples.append(self.read(index))
             except BadVideo as error:
-                bad.append({**quarantine_line(error), "index": index})
+                bad.append({**quarantine_line(error, self.manifest[index]), "index": index})
         return pack(samples, bad)
 
     def read(self, index: int) -> Sample:
@@ -229,11 +234,11 @@ class EvaluationStage(torch.utils.data.Dataset):
         pictures = self.reader.pictures(video, plan, self.kind)
         draw = evaluation_draw(video.width, video.height, self.augment)
         rows = list(plan.views)
-        tracks = clip_tracks(pictures, plan, rows, [[draw]] * self.clips, video.rotation)
+        tracks = clip_tracks(pictures, video, plan, rows, [[draw]] * self.clips)
         return Sample(index, video.label, tracks)
 
 
-def quarantine_line(error: BadVideo) -> dict:
+def quarantine_line(error: BadVideo, video: Video) -> dict:
     """What quarantine.jsonl says of a damaged video."""
     detail = f"{error.what} · {error.cure}"
-    return {"path": error.path, "code": error.code, "detail": detail}
+    return {"path": error.path, "key": video.key, "code": error.code, "detail": detail}

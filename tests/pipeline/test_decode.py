@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import contextlib
+from dataclasses import asdict, replace
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import decode
-from pipeline.container import decode_linear, open_video
+from pipeline.container import decode_linear, open_video, video_stream
 from pipeline.decode import decode_frames, read_bytes
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import probe
-from tests.videos import marked_corner, read_number, write_video
+from tests.videos import marked_corner, read_number, write_audio, write_video
 
 FRAMES = 90
 KINDS = {
@@ -34,9 +36,19 @@ KINDS = {
     "h264_ntsc.mp4": {"gop": 20, "fps": Fraction(30000, 1001)},
     "mpeg4.avi": {"codec": "mpeg4", "gop": 12},
     "mpeg4_b_frames.avi": {"codec": "mpeg4", "gop": 12, "b_frames": 2},
+    "mpeg1_b_frames.mpg": {"codec": "mpeg1video", "gop": 12, "b_frames": 2},
+    "mpeg2_b_frames.mp4": {"codec": "mpeg2video", "gop": 12, "b_frames": 2},
+    "mpeg2_b_frames.ts": {"codec": "mpeg2video", "gop": 12, "b_frames": 2},
+    "wmv2.asf": {"codec": "wmv2", "gop": 12},
     "vp9.webm": {"codec": "libvpx-vp9", "gop": 30},
     "hevc.mp4": {"codec": "libx265", "gop": 20},
     "hevc_b_frames.mp4": {"codec": "libx265", "gop": 20, "b_frames": 3},
+    "hevc_open_gop.mp4": {
+        "codec": "libx265",
+        "gop": 15,
+        "b_frames": 3,
+        "options": {"x265-params": "open-gop=1:scenecut=0:log-level=none:pools=1"},
+    },
     "vfr.mkv": {"gop": 20, "times": [int(n * 100 + 40 * np.sin(n)) + 40 for n in range(FRAMES)]},
 }
 
@@ -75,33 +87,176 @@ def test_any_set_of_frames_is_exact(kind, frames, videos):
 
 @pytest.mark.parametrize("kind", ["h264_short_gop.mp4", "h264_open_gop.mp4", "hevc.mp4"])
 def test_random_access_gives_the_very_pixels_of_linear_decoding(kind, videos):
-    video = videos[kind]
-    with open_video(video.path) as container:
-        linear = [frame.to_ndarray(format="rgb24") for _, frame in decode_linear(container)]
-    for n in (0, 31, 45, 46, 89):
-        picture = decode_frames(video, np.array([n]), timeout_seconds=30)[0]
-        assert np.array_equal(picture, linear[n])
+    assert differing(videos[kind]) == []
 
 
-def test_short_gops_are_reached_by_seeking_alone(videos, monkeypatch):
+# Seeks: where they are used, and where they are not believed
+
+
+@pytest.fixture
+def only_seeks(monkeypatch):
     def never(*_):
         raise AssertionError("decoded from the start")
 
     monkeypatch.setattr(decode, "decode_linear", never)
-    assert numbers(videos["h264_short_gop.mp4"], [80, 84]) == [80, 84]
-    assert numbers(videos["h264_open_gop.mp4"], range(60, 75)) == list(range(60, 75))
 
 
-def test_a_seek_that_lands_wrong_is_not_believed(videos):
+@pytest.fixture
+def seeks(monkeypatch) -> list[int]:
+    """The frames that a seek was made to."""
+    made = []
+    real = decode._from_key_frame
+
+    def noted(container, video, n, clock):
+        made.append(n)
+        return real(container, video, n, clock)
+
+    monkeypatch.setattr(decode, "_from_key_frame", noted)
+    return made
+
+
+def linear(path) -> list[np.ndarray]:
+    with open_video(path) as container:
+        return [frame.to_ndarray(format="rgb24") for _, frame in decode_linear(container)]
+
+
+def differing(video: Video) -> list[int]:
+    """Frames that random access, one by one, shows unlike decoding from the start."""
+    pairs = enumerate(linear(video.path))
+    return [
+        n
+        for n, truth in pairs
+        if not np.array_equal(decode_frames(video, np.array([n]), timeout_seconds=30)[0], truth)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["h264_short_gop.mp4", "h264_open_gop.mp4", "hevc_open_gop.mp4", "mpeg2_b_frames.mp4",
+     "mpeg4_b_frames.avi", "wmv2.asf"],
+)  # fmt: skip
+def test_short_gops_are_reached_by_seeking_alone(kind, videos, only_seeks):
+    """Frames 58 and 59 of an open GOP are stored after the key frame that is shown as 60."""
+    for n in range(56, 76):
+        assert numbers(videos[kind], [n]) == [n]
+    assert numbers(videos[kind], range(50, 75)) == list(range(50, 75))
+
+
+def test_the_first_frames_need_no_seek(videos, seeks):
     video = videos["h264_short_gop.mp4"]
-    lying = {"start_pts": video.start_pts + 1000, "fps": Fraction(7)}
-    fields = {name: getattr(video, name) for name in Video.__dataclass_fields__} | lying
-    assert decode_frames(Video(**fields), np.array([70]), timeout_seconds=30).shape == (
-        1,
-        64,
-        64,
-        3,
-    )
+    assert numbers(video, [12, 80]) == [12, 80] and not seeks
+    assert numbers(video, [13, 80]) == [13, 80] and seeks == [13, 80]
+
+
+def test_near_frames_share_a_seek(videos, seeks):
+    assert numbers(videos["h264_short_gop.mp4"], [20, 32, 45, 80]) == [20, 32, 45, 80]
+    assert seeks == [20, 45, 80]
+
+
+@pytest.mark.parametrize("kind", ["mpeg1_b_frames.mpg", "mpeg2_b_frames.ts", "vfr.mkv"])
+def test_no_seek_where_times_do_not_tell_numbers(kind, videos, seeks):
+    assert numbers(videos[kind], [80]) == [80] and not seeks
+
+
+def test_decoding_after_a_seek_uses_one_thread_too(videos, monkeypatch):
+    """Workers are the parallelism: on 64 cores each would start 16 threads."""
+    opened = []
+    real = decode.open_video
+
+    @contextlib.contextmanager
+    def noted(*arguments, **options):
+        with real(*arguments, **options) as container:
+            opened.append(container)
+            yield container
+            assert video_stream(container).codec_context.thread_count == 1
+
+    monkeypatch.setattr(decode, "open_video", noted)
+    assert numbers(videos["h264_short_gop.mp4"], [80]) == [80] and len(opened) == 1
+
+
+def call_all_key_frames_mp4(path) -> None:
+    """As some muxers do: no table of sync samples, so every sample is one."""
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+
+
+def call_all_key_frames_avi(path) -> None:
+    data = bytearray(path.read_bytes())
+    index = data.rindex(b"idx1") + 8
+    for entry in range(index, index + int.from_bytes(data[index - 4 : index], "little"), 16):
+        data[entry + 4 : entry + 8] = (0x10).to_bytes(4, "little")  # AVIIF_KEYFRAME
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "mpeg4"), ("a.avi", "wmv2"), ("a.avi", "msmpeg4"), ("a.mp4", "libvpx-vp9")],
+)
+def test_an_index_that_calls_every_frame_a_key_frame(tmp_path, name, codec):
+    """After a seek into a GOP, MPEG-4 shows grey ghosts and says nothing; VP9 fails."""
+    path = write_video(tmp_path / name, frames=40, gop=12, codec=codec)
+    call_all_key_frames_avi(path) if path.suffix == ".avi" else call_all_key_frames_mp4(path)
+    assert differing(described(path)) == []
+
+
+def test_an_open_gop_that_is_called_closed(tmp_path):
+    """The decoder then shows the pictures before the key frame, made from nothing."""
+    path = write_video(tmp_path / "a.mp4", frames=40, gop=12, codec="mpeg2video", b_frames=2)
+    data = bytearray(path.read_bytes())
+    at = -1
+    while (at := data.find(b"\x00\x00\x01\xb8", at + 1)) >= 0:  # ISO/IEC 13818-2, 6.2.2.6
+        data[at + 7] |= 0x40
+    path.write_bytes(data)
+    assert differing(described(path)) == []
+
+
+def test_damage_is_concealed_as_from_the_start(tmp_path):
+    """The hole in a key frame is filled from the picture before it, which a seek leaves out."""
+    path = write_video(tmp_path / "a.mp4", frames=40, gop=12, codec="mpeg4")
+    with av.open(str(path)) as container:
+        keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
+        hole = keys[2].pos + keys[2].size // 2
+    data = bytearray(path.read_bytes())
+    data[hole : hole + 6] = b"\xff" * 6
+    path.write_bytes(data)
+    assert 0 < probe(path).damaged_frames < 3
+    assert differing(described(path)) == []
+
+
+@pytest.mark.parametrize("fps", [10, 50])
+def test_a_video_replaced_by_one_of_another_rate(tmp_path, fps):
+    """Then times no longer tell numbers as the manifest says."""
+    path = write_video(tmp_path / "a.mp4", frames=60, gop=12, options={"crf": "1"})
+    old = described(path)
+    write_video(path, frames=60, gop=12, fps=fps, options={"crf": "30"})
+    assert path.stat().st_size < old.size
+    assert numbers(old, [20, 21, 40]) == [20, 21, 40]
+    assert numbers(old, [50]) == [50]
+
+
+def test_a_video_replaced_by_one_without_times(tmp_path):
+    """AVI stores none, and FFmpeg does not guess those of H.264 with B-frames."""
+    path = write_video(tmp_path / "a.mp4", frames=60, gop=12, options={"crf": "1"})
+    old = described(path)
+    write_video(path, container_format="avi", frames=60, gop=12, b_frames=2, options={"crf": "30"})
+    assert path.stat().st_size < old.size
+    assert numbers(old, [40, 50]) == [40, 50]
+
+
+def test_a_video_replaced_by_sound(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=60, gop=12)
+    video = described(path)
+    write_audio(path)
+    with pytest.raises(BadVideo, match=r"E-CORRUPT.*no video stream with a decoder"):
+        decode_frames(video, np.array([50]), timeout_seconds=30)
+
+
+def test_a_search_for_a_key_frame_is_cut_off(tmp_path, only_seeks):
+    """There is none behind the seek, whatever the manifest says."""
+    path = write_video(tmp_path / "a.mp4", frames=40, gop=250, codec="mpeg4")
+    call_all_key_frames_mp4(path)
+    video = replace(described(path), keyframe_distance_frames=1)
+    with pytest.raises(BadVideo, match="E-TIMEOUT"):
+        decode_frames(video, np.array([30]), timeout_seconds=0)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -118,11 +273,25 @@ def test_a_byte_range_inside_another_file_is_a_video(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=20, gop=5)
     content = path.read_bytes()
     (tmp_path / "shard.bin").write_bytes(b"x" * 777 + content + b"y" * 99)
-    video = described(path)
-    fields = {name: getattr(video, name) for name in Video.__dataclass_fields__}
-    fields |= {"path": tmp_path / "shard.bin", "offset": 777}
-    assert numbers(Video(**fields), [3, 17]) == [3, 17]
-    assert read_bytes(Video(**fields)).tobytes() == content
+    video = replace(described(path), path=tmp_path / "shard.bin", offset=777)
+    assert numbers(video, [3, 17]) == [3, 17]
+    assert read_bytes(video).tobytes() == content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_segment_holds_the_files_frames_from_its_first_on(kind, data, videos):
+    first = data.draw(st.integers(0, FRAMES - 1))
+    segment = replace(videos[kind], first_frame=first, frames=FRAMES - first)
+    frames = data.draw(st.sets(st.integers(0, FRAMES - first - 1), min_size=1, max_size=6))
+    assert numbers(segment, frames) == [first + n for n in sorted(frames)]
+
+
+def test_a_late_segment_is_reached_by_seeking(videos, only_seeks):
+    """Its first frames have small numbers but are far into the file."""
+    segment = replace(videos["h264_short_gop.mp4"], first_frame=70, frames=20)
+    assert numbers(segment, [0, 1, 19]) == [70, 71, 89]
 
 
 def test_a_video_that_has_shrunk_names_the_frame(tmp_path):
@@ -131,6 +300,9 @@ def test_a_video_that_has_shrunk_names_the_frame(tmp_path):
     path.write_bytes(path.read_bytes()[: video.size // 2])
     with pytest.raises(BadVideo, match=r"error\[E-TRUNCATED\]: frame 59 of 60 does not decode · "):
         decode_frames(video, np.array([59]), timeout_seconds=30)
+    segment = replace(video, first_frame=40, frames=20)
+    with pytest.raises(BadVideo, match=r"error\[E-TRUNCATED\]: frame 19 of 20 does not decode · "):
+        decode_frames(segment, np.array([19]), timeout_seconds=30)
     with pytest.raises(BadVideo, match=r"E-TRUNCATED.*of .* bytes are there"):
         read_bytes(video)
 

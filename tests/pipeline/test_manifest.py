@@ -35,6 +35,7 @@ VIDEO = Video(
     time_base=Fraction(1, 90000),
     label=0,
     split="train",
+    first_frame=7,
 )
 
 
@@ -58,6 +59,7 @@ rows = st.builds(
     offset=int64,
     size=int64,
     crc32=st.integers(0, 2**32 - 1),
+    first_frame=st.integers(0, 2**31 - 1),
     frames=int32,
     fps=ratios,
     width=int32,
@@ -111,6 +113,18 @@ def test_a_copy_in_another_process_reads_the_file_again(tmp_path):
     assert len(pickle.loads(pickle.dumps(Manifest.read(path, "test")))) == 1
 
 
+def test_the_last_byte_range_in_every_file(tmp_path):
+    """Rows of one tar need not be in its order, and two may be segments of one member."""
+    one, two = tmp_path / "1.tar", tmp_path / "sub" / "2.tar"
+    places = [(one, 4096, 10), (one, 512, 3000), (VIDEO.path, 0, 9), (two, 512, 7), (one, 4096, 10)]
+    rows = [
+        replace(VIDEO, key=str(n), path=path, offset=offset, size=size)
+        for n, (path, offset, size) in enumerate(places)
+    ]
+    manifest = write_manifest(tmp_path / "m.parquet", rows, classes=["x"], options={})
+    assert manifest.last_ranges() == {one: (4096, 10), two: (512, 7)}
+
+
 def test_negative_and_numpy_indices(tmp_path):
     manifest = write_manifest(
         tmp_path / "m.parquet", [VIDEO, replace(VIDEO, key="b")], classes=["x"], options={}
@@ -162,7 +176,8 @@ def test_fingerprint_follows_content_and_labels_only(tmp_path):
     first = fingerprint()
     assert fingerprint(path=Path("/other/a.mp4"), split="test", vfr=True) == first
     changes = [{"key": "b"}, {"size": 1}, {"crc32": 1}, {"label": 1}]
-    assert len({first, *(fingerprint(**change) for change in changes)}) == 5
+    changes += [{"first_frame": 8}, {"frames": 39}]
+    assert len({first, *(fingerprint(**change) for change in changes)}) == 7
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):
@@ -237,15 +252,23 @@ def test_foreign_parquet(tmp_path):
     )
 
 
-def test_other_version(tmp_path):
-    path = foreign(tmp_path / "m.parquet", pa.table({"a": [1]}), {"schema_version": 7})
+@pytest.mark.parametrize("version", [1, 7])
+def test_other_version(tmp_path, version):
+    path = foreign(tmp_path / "m.parquet", pa.table({"a": [1]}), {"schema_version": version})
     assert message(Manifest.read, path) == (
-        f"error: manifest version 7, this Kinema reads 1 · {path} · {AGAIN}"
+        f"error: manifest version {version}, this Kinema reads 2 · {path} · {AGAIN}"
     )
 
 
+def test_segments_of_one_file_are_rows_of_their_own(tmp_path):
+    segments = [replace(VIDEO, key=f"a/{n}", first_frame=n, frames=20) for n in (0, 20, 35)]
+    manifest = write_manifest(tmp_path / "m.parquet", segments, classes=["x"], options={})
+    assert [manifest[n] for n in range(3)] == segments
+    assert Video.__dataclass_fields__["first_frame"].default == 0
+
+
 def test_missing_column_and_no_rows(tmp_path):
-    metadata = {"schema_version": 1, "classes": [], "fingerprint": "", "options": {}}
+    metadata = {"schema_version": 2, "classes": [], "fingerprint": "", "options": {}}
     path = foreign(tmp_path / "m.parquet", SCHEMA.empty_table(), metadata)
     assert message(Manifest.read, path) == f"error: the manifest has no videos · {path} · {AGAIN}"
     path = foreign(tmp_path / "n.parquet", SCHEMA.empty_table().drop(["fps_den"]), metadata)

@@ -76,6 +76,18 @@ def test_a_half_written_last_line_is_passed_over_and_spoils_no_later_one(opened)
         assert opened().known.keys() - {"größe.mp4"} == {"a.mp4", "b.mp4", "c.mp4"}
 
 
+def test_videos_of_one_shard_count_each(opened):
+    quarantine = opened(videos=200, fraction=0.01)
+    shard = [entry("s.tar") | {"key": key} for key in ("a", "b", "c")]
+    quarantine.note(shard[:2])
+    quarantine.note(shard[1:2])
+    with pytest.raises(DataError, match=r"^error: 3 of 200 videos are damaged"):
+        opened(videos=200, fraction=0.01).note(shard)
+    assert opened.said == [
+        f"quarantined [E-CORRUPT] s.tar: {key} · broken · remove it" for key in ("a", "b", "c")
+    ]
+
+
 @pytest.mark.parametrize("name", ["größe.mp4", "line\u2028end\x85.mp4", "two\nlines.mp4"])
 def test_any_file_name_comes_back(opened, name):
     opened().note([entry(name)])

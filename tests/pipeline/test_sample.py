@@ -150,20 +150,22 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
 # Tracks
 
 
-def test_one_draw_makes_one_track_and_a_draw_a_frame_makes_tracks_of_one_frame():
+def test_one_draw_makes_one_track_and_a_draw_a_frame_makes_tracks_of_one_frame(videos):
     plan = ClipPlan.of([np.array([10, 12, 14]), np.array([12, 12, 16])])
     pictures = np.repeat(plan.frames.astype(np.uint8)[:, None, None, None], 3, axis=3)
     draws = [[Draw((0, 0, 1, (t + 1) / 10 + view / 100)) for t in range(3)] for view in range(2)]
-    whole = clip_tracks(pictures, plan, list(plan.views), [d[:1] for d in draws], 90)
+    video = replace(videos[0], rotation=90, first_frame=100)
+    whole = clip_tracks(pictures, video, plan, list(plan.views), [d[:1] for d in draws])
     assert len(whole) == 1 and whole[0].rows.tolist() == [[0, 1, 2], [1, 1, 3]]
     assert whole[0].draws == (draws[0][0], draws[1][0])
+    assert whole[0].frames.tolist() == [110, 112, 114, 116]
 
-    singles = clip_tracks(pictures, plan, list(plan.views), draws, 90)
-    encoded = clip_tracks(np.zeros(9, np.uint8), plan, list(plan.views), draws, 90)
+    singles = clip_tracks(pictures, video, plan, list(plan.views), draws)
+    encoded = clip_tracks(np.zeros(9, np.uint8), video, plan, list(plan.views), draws)
     for t, (track, coded) in enumerate(zip(singles, encoded, strict=True)):
         shown = [int(track.pictures[row[0], 0, 0, 0]) for row in track.rows]
         assert shown == [[10, 12, 14][t], [12, 12, 16][t]]
-        assert [int(coded.frames[row[0]]) for row in coded.rows] == shown
+        assert [int(coded.frames[row[0]]) - 100 for row in coded.rows] == shown
         assert len(coded.pictures) == 9
         assert track.draws == coded.draws == (draws[0][t], draws[1][t])
         assert track.rotation == coded.rotation == 90
@@ -182,6 +184,20 @@ def test_a_clip_shows_the_frames_it_was_planned_to(manifest):
         assert seen == [(seen[0] + 2 * t) % frames for t in range(4)]
         assert seen == seen_numbers(track, view=1)  # sampling: same
         assert sample.label == sample.index % 2
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_segment_shows_its_own_frames_whatever_decodes_it(videos, tmp_path, consistent):
+    """Frames 11 to 25 of the longest file; the GPU's decoder counts from the file's first."""
+    rows = [replace(videos[-1], key="segment", first_frame=11, frames=15)]
+    augment = AugmentConfig(size=16, consistent=consistent)
+    stage = training(listed(tmp_path / "m.parquet", rows), augment=augment)
+    for number in range(4):
+        decoded = stage.sample(number, "ffmpeg", []).tracks
+        encoded = stage.sample(number, "nvdec", []).tracks
+        seen = [n for track in decoded for n in seen_numbers(track)]
+        assert seen == [seen[0] + 2 * t for t in range(4)] and min(seen) >= 11 and max(seen) < 26
+        assert [n for t in encoded for n in t.frames[t.rows[0]].tolist()] == seen
 
 
 def test_a_short_video_loops(manifest):
