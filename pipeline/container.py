@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -64,23 +65,29 @@ class ByteRange(io.RawIOBase):
 
 @contextlib.contextmanager
 def open_video(
-    path: str | Path, offset: int = 0, size: int | None = None
+    path: str | Path, offset: int = 0, size: int | None = None, *, max_pixels: int | None = None
 ) -> Iterator[InputContainer]:
     """The container in bytes [offset, offset + size) of a file; size None: to the file's end.
 
+    FFmpeg decodes a first frame of some streams to describe them; none larger than `max_pixels`.
     Raises OSError when the file cannot be read and av.FFmpegError when it is no accepted container.
     """
+    options = OPTIONS if max_pixels is None else OPTIONS | {"max_pixels": str(max_pixels)}
     with (
         ByteRange(path, offset, size) as source,
-        av.open(source, options=dict(OPTIONS), metadata_errors="ignore") as container,
+        av.open(source, options=dict(options), metadata_errors="ignore") as container,
     ):
         yield container
 
 
+def moving_streams(container: InputContainer) -> list[VideoStream]:
+    """Streams with moving pictures: cover art and thumbnails do not count."""
+    return [s for s in container.streams.video if not s.disposition & NOT_MOVING]
+
+
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The first stream with moving pictures: cover art and thumbnails do not count."""
-    moving = (s for s in container.streams.video if not s.disposition & NOT_MOVING)
-    return next(moving, None)
+    """The first stream with moving pictures."""
+    return next(iter(moving_streams(container)), None)
 
 
 @dataclass
@@ -113,13 +120,15 @@ def decode_linear(
     # Frame threads would hand out other frames around damage; workers are the parallelism here.
     stream.codec_context.thread_count = 1
     n = 0
-    for packet in _packets(container, stream, tally):
-        for frame in _decode(stream, packet, tally):
+    for packet in stream_packets(container, stream, tally):
+        for frame in decode_packet(stream, packet, tally):
             yield n, frame
             n += 1
 
 
-def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator:
+def stream_packets(
+    container: InputContainer, stream: VideoStream, tally: Tally
+) -> Iterator[Packet | None]:
     """Packets of the stream; the last one is None, which drains the decoder."""
     try:
         for packet in container.demux(stream):
@@ -132,7 +141,8 @@ def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     yield None
 
 
-def _decode(stream: VideoStream, packet, tally: Tally) -> list[VideoFrame]:
+def decode_packet(stream: VideoStream, packet: Packet | None, tally: Tally) -> list[VideoFrame]:
+    """The frames that come out when a packet goes in; none when it does not decode."""
     try:
         return stream.decode(packet)
     except av.FFmpegError as error:

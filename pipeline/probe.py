@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zlib
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import av
+from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 
-from pipeline.container import ByteRange, Tally, decode_linear, open_video, video_stream
+from pipeline.container import ByteRange, moving_streams, open_video, video_stream
 from pipeline.errors import BadVideo
-from pipeline.layout import declared_bytes, lacks_moov
+from pipeline.layout import declared_bytes, declared_samples, lacks_moov
+from pipeline.limits import DEFAULT_LIMITS, Limits
+from pipeline.scan import Scan, scan_frames, scan_packets
 
 CHUNK_BYTES = 1 << 20
-MEGAPIXEL = 1_000_000
+MOST_SIZES = 4
+ADDRESS = re.compile(r"(^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has only one slash behind it
+ScanKind = Literal["decode", "packets"]
 AGAIN = "download or copy it again"
 REENCODE = "re-encode it, for example: ffmpeg -i IN -c:v libx264 OUT.mp4"
 # First bytes of things that are often found under the name of a video.
@@ -49,20 +55,11 @@ KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What is still a usable video. Pixels are width times height of one frame."""
-
-    min_frames: int = 2
-    min_side_pixels: int = 16
-    max_pixels: int = 40 * MEGAPIXEL
-    max_damaged_fraction: float = 0.05
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """Facts of one video; the columns of the manifest have the same names.
 
-    width, height: as displayed. rotation: degrees clockwise that turn the stored picture upright.
+    width, height: as displayed, except that pixels that are not square stay so.
+    rotation: degrees clockwise that turn the stored picture upright.
     keyframe_distance_frames: most frames from one key frame to the next (or the end).
     vfr: False when round((pts - start_pts) * time_base * fps) is the frame's number for all frames.
     damaged_frames: lost or concealed, but within the limit.
@@ -83,31 +80,49 @@ class Probe:
     damaged_frames: int
 
 
-@dataclass
-class _Decoded:
-    """Notes of one pass over all frames. times: pts of frames 0, 1, ... while all have one."""
-
-    first: VideoFrame | None = None
-    frames: int = 0
-    flagged: int = 0
-    keys: list[int] = field(default_factory=list)
-    times: array = field(default_factory=lambda: array("q"))
-    tally: Tally = field(default_factory=Tally)
-
-    @property
-    def lost(self) -> int:
-        """Frames that never came. Without an error, a packet may be no frame by design (VP8)."""
-        missing = self.tally.packets - self.frames
-        return max(self.tally.errors, missing) if self.tally.errors else 0
-
-
 def probe(
-    path: str | Path, *, offset: int = 0, size: int | None = None, limits: Limits = Limits()
+    path: str | Path,
+    *,
+    offset: int = 0,
+    size: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    scan: ScanKind = "decode",
 ) -> Probe:
     """Facts of the video in bytes [offset, offset + size) of a file; size None: to its end.
 
-    Raises BadVideo for anything that is not a usable video.
+    scan: "decode" decodes every frame; "packets" reads the headers, the packets and one frame, and
+    so does not see damage within packets. Both give the same facts of an undamaged file: where
+    packets do not tell them (see `scan_packets`), all frames are decoded. Raises BadVideo for
+    anything that is not a usable video.
     """
+    facts, _ = examine(path, offset=offset, size=size, limits=limits, scan=scan)
+    return facts
+
+
+def try_probe(
+    path: str | Path,
+    *,
+    offset: int = 0,
+    size: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    scan: ScanKind = "decode",
+) -> Probe | BadVideo:
+    """`probe` for worker processes: the refusal is a result like any other."""
+    try:
+        return probe(path, offset=offset, size=size, limits=limits, scan=scan)
+    except BadVideo as error:
+        return error
+
+
+def examine(
+    path: str | Path,
+    *,
+    offset: int = 0,
+    size: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    scan: ScanKind = "decode",
+) -> tuple[Probe, list[str]]:
+    """`probe`, and remarks on what the facts do not hold, such as a second video stream."""
     check_file(path)
     try:
         with ByteRange(path, offset, size) as file:
@@ -115,13 +130,12 @@ def probe(
             _check_head(file, path)
             length, declared = file.size, declared_bytes(file)
             without_moov = lacks_moov(file)
+            limits.check_count(declared_samples(file), path)
         if without_moov:
             what = "the moov box is missing, so no frame can be found"
             raise BadVideo("E-TRUNCATED", what, path, AGAIN)
-        with open_video(path, offset, length) as container:
-            facts = _probe_container(
-                container, path, limits, declared is not None and declared > length
-            )
+        short = declared is not None and declared > length
+        facts, remarks = _scanned(path, offset, length, limits, short, scan)
     except BadVideo:
         raise
     except av.FFmpegError as error:
@@ -133,15 +147,7 @@ def probe(
     except Exception as error:  # PyAV also raises IndexError, MemoryError and others on damage
         what = f"cannot be decoded ({type(error).__name__}: {error})"
         raise BadVideo("E-CORRUPT", what, path, AGAIN) from error
-    return Probe(size=length, crc32=crc32, **facts)
-
-
-def try_probe(path: str | Path) -> Probe | BadVideo:
-    """`probe` for worker processes: the refusal is a result like any other."""
-    try:
-        return probe(path)
-    except BadVideo as error:
-        return error
+    return Probe(size=length, crc32=crc32, **facts), remarks
 
 
 def check_file(path: str | Path) -> None:
@@ -152,6 +158,9 @@ def check_file(path: str | Path) -> None:
         if os.path.islink(path):
             what = "is a broken link"
             raise BadVideo("E-NOTFILE", what, path, "mend or remove the link") from error
+        if ADDRESS.search(str(path)):
+            what = "is an address: remote videos are not read"
+            raise BadVideo("E-NOTFILE", what, path, "download it first") from error
         raise BadVideo("E-MISSING", "no such file", path, "check the path") from error
     except (OSError, ValueError) as error:
         what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -178,37 +187,90 @@ def _check_head(file: ByteRange, path: str | Path) -> None:
             raise BadVideo(code, what, path, "replace it by a video file")
 
 
-def _probe_container(container, path: str | Path, limits: Limits, short: bool) -> dict:
-    """Probe's fields but size and crc32. short: the file ends before its headers say."""
-    stream = _usable_stream(container, path)
-    _check_size(stream.codec_context.width, stream.codec_context.height, path, limits)
-    decoded = _decode_all(container, path, limits)
-    rate = stream.average_rate or stream.guessed_rate or _measured_rate(decoded, stream.time_base)
-    if short or decoded.tally.cut:
-        _check_complete(container, stream, decoded, rate, path)
-    _check_frames(decoded, path, limits)
+def _scanned(
+    path: str | Path, offset: int, size: int, limits: Limits, short: bool, scan: ScanKind
+) -> tuple[dict, list[str]]:
+    """Probe's fields but size and crc32, and remarks. short: the file ends before its headers say.
+
+    A short file is decoded in any case: only that tells how much of it is there.
+    """
+    passes = [scan_packets, scan_frames] if scan == "packets" and not short else [scan_frames]
+    for scan_stream in passes:
+        with _open_limited(path, offset, size, limits) as container:
+            stream = _usable_stream(container, path, limits)
+            if seen := scan_stream(container, path, limits):
+                facts = _facts(container, stream, seen, path, limits, short)
+                return facts, _remarks(container, seen)
+    raise AssertionError("decoding always gives a result")
+
+
+@contextmanager
+def _open_limited(
+    path: str | Path, offset: int, size: int, limits: Limits
+) -> Iterator[InputContainer]:
+    """The container, opened without decoding a frame over the limits.
+
+    Where FFmpeg then cannot describe the stream, it may, once, to tell whether that is why.
+    """
+    with ExitStack() as stack:
+        try:
+            limited = open_video(path, offset, size, max_pixels=limits.max_pixels)
+            container = stack.enter_context(limited)
+        except av.FFmpegError:
+            _check_unlimited(path, offset, size, limits)
+            raise
+        stream = video_stream(container)
+        if stream is not None and stream.codec_context and not stream.codec_context.width:
+            _check_unlimited(path, offset, size, limits)
+        yield container
+
+
+def _check_unlimited(path: str | Path, offset: int, size: int, limits: Limits) -> None:
+    """Raises BadVideo for what FFmpeg may decode a frame to find out."""
+    with open_video(path, offset, size) as container:
+        _usable_stream(container, path, limits)
+
+
+def _facts(container, stream, seen: Scan, path: str | Path, limits: Limits, short: bool) -> dict:
+    base = Fraction(stream.time_base)
+    rate = stream.average_rate or stream.guessed_rate or seen.measured_rate(base)
+    if short or seen.tally.cut:
+        _check_complete(container, stream, seen, rate, path, limits)
+    _check_frames(seen, path, limits)
     if not rate:
         what = "has neither a frame rate nor times of its frames"
         raise BadVideo("E-FORMAT", what, path, REENCODE)
-    rotation = _clockwise(decoded.first, path)
-    width, height = decoded.first.width, decoded.first.height
-    timed = len(decoded.times) == decoded.frames
+    rotation = _clockwise(seen.first, path)
+    width, height = seen.first.width, seen.first.height
     return {
-        "frames": decoded.frames,
+        "frames": seen.frames,
         "fps": Fraction(rate),
         "width": height if rotation % 180 else width,
         "height": width if rotation % 180 else height,
         "rotation": rotation,
         "codec": stream.codec_context.codec.canonical_name,
-        "keyframe_distance_frames": _longest_gap(decoded.keys, decoded.frames),
-        "vfr": not (timed and _regular(decoded.times, stream.time_base, rate)),
-        "start_pts": decoded.times[0] if decoded.times else 0,
-        "time_base": Fraction(stream.time_base),
-        "damaged_frames": decoded.flagged + decoded.lost,
+        "keyframe_distance_frames": seen.longest_gap(),
+        "vfr": not seen.regular(base, Fraction(rate)),
+        "start_pts": seen.times[0] if seen.times else 0,
+        "time_base": base,
+        "damaged_frames": len(seen.damaged) + seen.lost,
     }
 
 
-def _usable_stream(container, path: str | Path):
+def _remarks(container, seen: Scan) -> list[str]:
+    remarks = []
+    moving = len(moving_streams(container))
+    if moving > 1:
+        remarks.append(f"{moving} video streams, the first is used")
+    if len(seen.sizes) > 1:
+        sizes = ", ".join(f"{width}x{height}" for width, height in seen.sizes[:MOST_SIZES])
+        remarks.append(
+            f"its size changes in mid-stream ({sizes}): all frames are scaled to the first"
+        )
+    return remarks
+
+
+def _usable_stream(container, path: str | Path, limits: Limits):
     stream = video_stream(container)
     kinds = sorted({s.type for s in container.streams if s not in container.streams.video})
     if stream is None and not container.streams:
@@ -218,46 +280,26 @@ def _usable_stream(container, path: str | Path):
         raise BadVideo("E-NOVIDEO", what, path, "leave it out")
     if stream.codec_context is None:
         raise BadVideo("E-CODEC", "no decoder here for its codec", path, REENCODE)
+    limits.check_size(stream.codec_context.width, stream.codec_context.height, path)
     return stream
 
 
-def _check_size(width: int, height: int, path: str | Path, limits: Limits) -> None:
-    if width * height > limits.max_pixels:
-        budget = f"max_pixels {limits.max_pixels / MEGAPIXEL:g} Mpx"
-        what = f"{width * height / MEGAPIXEL:.3g} Mpx ({width}x{height}) > {budget}"
-        raise BadVideo("E-TOOBIG", what, path, "scale it down")
-    if 0 < min(width, height) < limits.min_side_pixels:
-        what = f"{width}x{height}: the short side is under {limits.min_side_pixels} pixels"
-        raise BadVideo("E-TINY", what, path, "leave it out")
+def _check_complete(container, stream, seen: Scan, rate, path: str | Path, limits: Limits) -> None:
+    """Raises E-TRUNCATED unless the part that is missing held no frames of this stream.
 
-
-def _decode_all(container, path: str | Path, limits: Limits) -> _Decoded:
-    decoded = _Decoded()
-    size = None
-    for n, frame in decode_linear(container, decoded.tally):
-        if (frame.width, frame.height) != size:  # may change in mid-stream
-            size = frame.width, frame.height
-            _check_size(*size, path, limits)
-        if n == 0:
-            decoded.first = frame
-        if frame.key_frame:
-            decoded.keys.append(n)
-        if frame.pts is not None and len(decoded.times) == n:
-            decoded.times.append(frame.pts)
-        decoded.flagged += frame.is_corrupt
-        decoded.frames = n + 1
-    return decoded
-
-
-def _check_complete(container, stream, decoded: _Decoded, rate, path: str | Path) -> None:
-    """Raises E-TRUNCATED unless the part that is missing held no frames of this stream."""
+    Where the limits accept a truncated file, it is reduced to its clean frames instead.
+    """
     promised = _promised_frames(container, stream, rate)
-    if promised is not None and decoded.frames >= promised:
+    if promised is not None and seen.frames >= promised:
         return
+    if limits.accept_truncated:
+        seen.keep(min(seen.damaged, default=seen.frames))
+        if seen.frames >= limits.min_frames:
+            return
     if promised is None:
-        what = f"{decoded.frames} frames, then the file ends too early"
+        what = f"{seen.frames} frames, then the file ends too early"
     else:
-        what = f"{decoded.frames} of {promised} frames"
+        what = f"{seen.frames} of {promised} frames"
     raise BadVideo("E-TRUNCATED", what, path, AGAIN)
 
 
@@ -276,15 +318,15 @@ def _promised_frames(container, stream, rate) -> int | None:
     return None
 
 
-def _check_frames(decoded: _Decoded, path: str | Path, limits: Limits) -> None:
-    if not decoded.frames:
-        reason = f" ({decoded.tally.last_error})" if decoded.tally.last_error else ""
+def _check_frames(seen: Scan, path: str | Path, limits: Limits) -> None:
+    if not seen.frames:
+        reason = f" ({seen.tally.last_error})" if seen.tally.last_error else ""
         raise BadVideo("E-NOFRAMES", f"no frame can be decoded{reason}", path, AGAIN)
-    damaged, total = decoded.flagged + decoded.lost, decoded.frames + decoded.lost
+    damaged, total = len(seen.damaged) + seen.lost, seen.frames + seen.lost
     if damaged > limits.max_damaged_fraction * total:
         raise BadVideo("E-CORRUPT", f"{damaged}/{total} frames damaged", path, AGAIN)
-    if decoded.frames < limits.min_frames:
-        count = "1 frame" if decoded.frames == 1 else f"{decoded.frames} frames"
+    if seen.frames < limits.min_frames:
+        count = "1 frame" if seen.frames == 1 else f"{seen.frames} frames"
         what = f"{count}, at least {limits.min_frames} are needed"
         raise BadVideo("E-SHORT", what, path, "leave it out")
 
@@ -301,28 +343,6 @@ def _clockwise(frame: VideoFrame, path: str | Path) -> int:
         what = f"is displayed turned by {rotation} degrees"
         raise BadVideo("E-FORMAT", what, path, REENCODE)
     return rotation
-
-
-def _longest_gap(keys: Sequence[int], frames: int) -> int:
-    marks = [0, *keys, frames]
-    return max(after - before for before, after in pairwise(marks))
-
-
-def _regular(times: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:
-    """Every frame's time lies less than half a frame from its number (in whole-number sums)."""
-    scale = time_base.numerator * rate.numerator
-    frame = time_base.denominator * rate.denominator
-    start = times[0]
-    return all(2 * abs((time - start) * scale - n * frame) < frame for n, time in enumerate(times))
-
-
-def _measured_rate(decoded: _Decoded, time_base: Fraction) -> Fraction | None:
-    """Mean rate by the frames' own times, within what the manifest's int32 columns hold."""
-    times = decoded.times
-    if len(times) < 2 or times[-1] <= times[0]:
-        return None
-    rate = (len(times) - 1) / ((times[-1] - times[0]) * Fraction(time_base))
-    return rate.limit_denominator(1 << 20)
 
 
 def _reason(error: av.FFmpegError) -> str:

@@ -28,9 +28,10 @@ FORBIDDEN = {
 }
 # Library -> the only files that may import it.
 ONLY_IN = {
-    "triton": r".*_triton\.py",
-    "av": r"pipeline/(decode|shard|probe|container)\.py|tools/synth/.*\.py",
-    "nvidia": r"pipeline/graph\.py",
+    "triton": r".*_triton\.py|tools/doctor/libraries\.py",
+    "av": r"pipeline/(decode|probe|container|scan|encoded|normalise|remux|transcode|shard)\.py"
+    r"|tools/synth/.*\.py|tools/benchmark/(footage|rivals)\.py|tools/doctor/libraries\.py",
+    "nvidia": r"pipeline/graph\.py|tools/doctor/libraries\.py",
     "torchvision": r"never",
     "timm": r"never",
     "lightning": r"never",

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from pipeline.layout import declared_bytes, lacks_moov, mp4_boxes
+from pipeline.layout import declared_bytes, declared_samples, lacks_moov, mp4_boxes
 from tests import videos
 
 
@@ -60,3 +60,27 @@ def test_a_second_riff_chunk_counts_and_may_start_behind_a_padding_byte():
     assert declared_bytes(io.BytesIO(first)) == 13
     assert declared_bytes(io.BytesIO(first + second)) == 14 + 8 + 100
     assert declared_bytes(io.BytesIO(struct.pack("<4sI", b"RIFF", 0) + b"AVI ")) is None
+
+
+def track(handler: bytes, samples: int, kind: bytes = b"stsz") -> bytes:
+    table = box(kind, bytes(8) + struct.pack(">I", samples))
+    described = box(b"hdlr", bytes(8) + handler + bytes(13))
+    return box(b"trak", box(b"mdia", described + box(b"minf", box(b"stbl", table))))
+
+
+def test_the_index_of_a_video_track_tells_its_frames():
+    sound, picture = track(b"soun", 5_000_000), track(b"vide", 300)
+    start = box(b"ftyp", b"isom")
+    assert declared_samples(io.BytesIO(start + box(b"moov", sound + picture))) == 300
+    compact = track(b"vide", 1 << 31, b"stz2")
+    assert declared_samples(io.BytesIO(start + box(b"moov", picture + compact))) == 1 << 31
+    assert declared_samples(io.BytesIO(start + box(b"moov", sound))) == 0
+    assert declared_samples(io.BytesIO(b"RIFF1234AVI ")) == 0
+    cut = (start + box(b"moov", picture))[:-7]
+    assert declared_samples(io.BytesIO(cut)) in (0, 300)
+
+
+def test_the_index_of_a_real_file_tells_its_frames(tmp_path):
+    path = videos.write_video(tmp_path / "a.mp4", frames=37, b_frames=2, audio=True)
+    with path.open("rb") as file:
+        assert declared_samples(file) == 37

@@ -1,0 +1,1 @@
+"""Checks files against their manifest, and manifests against each other."""
