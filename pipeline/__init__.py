@@ -4,7 +4,7 @@ A clip meets these modules in this order:
 
     container    one byte range opened as a video, safely
     probe        is it a video, how many frames decode, which way is up
-    annotations  folders and lists -> rows
+    annotations  folders, lists and tars -> rows
     manifest     rows -> one parquet file
     order        (seed, epoch, position) -> video
     clip         (frames, rng) -> frame numbers of every view
@@ -18,12 +18,18 @@ A clip meets these modules in this order:
     quarantine   the list of damaged videos, and its budget
 """
 
-from pipeline.augment import AugmentConfig
-from pipeline.batch import Batch
-from pipeline.clip import ClipConfig
-from pipeline.errors import BadVideo, DataError
-from pipeline.loader import DataConfig, Place, build_evaluation_loader, build_loader
-from pipeline.manifest import Manifest
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.augment import AugmentConfig
+    from pipeline.batch import Batch
+    from pipeline.clip import ClipConfig
+    from pipeline.errors import BadVideo, DataError
+    from pipeline.loader import DataConfig, Place, build_evaluation_loader, build_loader
+    from pipeline.manifest import Manifest
 
 __all__ = [
     "AugmentConfig",
@@ -37,3 +43,28 @@ __all__ = [
     "build_evaluation_loader",
     "build_loader",
 ]
+
+# Imported when first asked for (PEP 562): programs and worker processes that only look at files
+# start without torch.
+_MODULES = {
+    "AugmentConfig": "augment",
+    "BadVideo": "errors",
+    "Batch": "batch",
+    "ClipConfig": "clip",
+    "DataConfig": "loader",
+    "DataError": "errors",
+    "Manifest": "manifest",
+    "Place": "loader",
+    "build_evaluation_loader": "loader",
+    "build_loader": "loader",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Folders, patterns or lists of videos -> a checked manifest.
+"""Folders, lists, annotation files or tars of videos -> a checked manifest.
 
 python -m tools.index VIDEOS -o train.parquet
 """
@@ -6,28 +6,45 @@ python -m tools.index VIDEOS -o train.parquet
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
-from pipeline.annotations import Annotations, Options, Row, read_annotations
+from pipeline.annotations import (
+    COLUMNS,
+    FORMAT_NAMES,
+    SPLITS,
+    Annotations,
+    Options,
+    Row,
+    read_annotations,
+    suggested_root,
+)
 from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
-from pipeline.probe import Probe, try_probe
-from tools.pool import Crashed, Stuck, supervised_map
+from pipeline.probe import Probe, ScanKind
+from tools import console
+from tools.console import printable
+from tools.index_report import (
+    SHOWN_EXAMPLES,
+    Bad,
+    announce,
+    codes,
+    quarantine_path,
+    summarise,
+    summarise_bad,
+    write_quarantine,
+)
+from tools.journal import Journal
+from tools.probing import Outcome, probe_rows
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
-SHOWN_ROWS, SHOWN_EXAMPLES, SHOWN_KINDS = 3, 3, 5
-PLAIN_INTERVAL_SECONDS = 10.0
-
-Outcome = tuple[Row, Probe | BadVideo]
+# Asking a network file system for one file at a time takes a millisecond each.
+STAT_THREADS, STAT_CHUNK = 16, 256
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,119 +53,198 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _index(arguments)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: no manifest was written; run it again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (DataError, OSError) as error:
         if arguments.debug:
             raise
-        print(_printable(_one_line(error)), file=sys.stderr)
-        return DataError.exit_code if isinstance(error, DataError) else EXIT_USAGE
+        is_data = isinstance(error, DataError)
+        print(printable(str(error) if is_data else console.one_line(error)), file=sys.stderr)
+        return DataError.exit_code if is_data else EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.index",
         description="Checks every video and writes a manifest. Sources: folders (root/class/video "
-        "or without labels), patterns ('videos/**/*.mp4'), videos, lists of lines 'path label'.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "or without labels), patterns ('videos/**/*.mp4'), videos, lists of lines 'path label', "
+        "CSV with a header, WebDataset tars, and the annotation files (or their folder) of UCF101, "
+        "HMDB51, Kinetics, ActivityNet, Diving48, Something-Something and Jester.",
     )
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="folder, pattern, video or list")
+    add("sources", nargs="+", metavar="SOURCE", help="folder, pattern, video, list or annotations")
     add("-o", "--output", type=_parquet, required=True, metavar="M.parquet")
-    add("--split", default="", help="name that the rows get, such as train")
-    add("--no-labels", action="store_true", help="ignore class folders and labels")
-    classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--classes", type=Path, metavar="FILE", help="class order, one a line")
-    classes.add_argument(
-        "--classes-from", type=Path, metavar="TRAIN.parquet", help="class order of this manifest"
-    )
-    add("--one-based", action="store_true", help="integer label 1 is the first class")
-    add("--root", type=Path, metavar="DIR", help="where a list's paths start; default: its folder")
+    _add_reading(parser)
+    _add_labels(parser)
+    depth = "decode every frame (default), or only go through the packets: quick, but blind to "
+    depth += "damage in them"
+    add("--scan", choices=get_args(ScanKind), default="decode", help=depth)
+    tolerated = "unusable videos that are in order (default: %(default)s)"
+    add("--max-bad-fraction", type=console.fraction, default=0.01, help=tolerated)
+    cores = len(os.sched_getaffinity(0))
     add(
-        "--max-bad-fraction", type=_fraction, default=0.01, help="unusable videos that are in order"
+        "--jobs",
+        type=console.positive,
+        default=cores,
+        help="worker processes (default: %(default)s)",
     )
-    add("--jobs", type=_positive, default=len(os.sched_getaffinity(0)), help="worker processes")
-    add("--timeout-seconds", type=_seconds, default=30.0, help="longest time for one video")
+    longest = "longest time for one video (default: %(default)s)"
+    add("--timeout-seconds", type=console.seconds, default=30.0, help=longest)
     add("--debug", action="store_true", help="show a traceback when something fails")
     return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what the sources are, and where their videos").add_argument
+    add("--format", choices=FORMAT_NAMES, default="", help="taken for all sources; else detected")
+    add("--root", type=Path, metavar="DIR", help="where a list's paths start; else in its folder")
+    other = "where listed paths start with OLD/, it becomes NEW/; may be repeated"
+    add("--remap", type=_remap, action="append", default=[], metavar="OLD=NEW", help=other)
+    names = f"what a list's columns are, such as path,frames,label; of {', '.join(COLUMNS)}"
+    add("--columns", type=_columns, default=(), metavar="NAMES", help=names)
+    add("--fold", type=console.positive, metavar="N", help="of UCF101 or HMDB51; else the first")
+    kept = "keep only this official split; rows without one get it as their name"
+    add("--split", default="", metavar="NAME", help=kept)
+    add("--strict", action="store_true", help="refuse lists with repeats or overlapping splits")
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels")
+    group.add_argument("--no-labels", action="store_true", help="ignore class folders and labels")
+    order = group.add_mutually_exclusive_group()
+    order.add_argument("--classes", type=Path, metavar="FILE", help="class order, one a line")
+    same = "class order of this manifest"
+    order.add_argument("--classes-from", type=Path, metavar="TRAIN.parquet", help=same)
+    first = "integer label 1 is the first class"
+    group.add_argument("--one-based", action="store_true", help=first)
 
 
 def _index(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    options = Options(
-        labels=not arguments.no_labels, one_based=arguments.one_based, root=arguments.root
-    )
     annotations = read_annotations(
-        arguments.sources, options=options, classes=_given_classes(arguments)
+        arguments.sources, options=_options(arguments), classes=_given_classes(arguments)
     )
-    _announce(annotations)
-    outcomes = probe_rows(
-        annotations.rows, jobs=arguments.jobs, timeout_seconds=arguments.timeout_seconds
-    )
-    bad = [(row, error) for row, error in outcomes if isinstance(error, BadVideo)]
-    good = [(row, facts) for row, facts in outcomes if isinstance(facts, Probe)]
-    _write_quarantine(quarantine_path(output), bad)
-    if good:
-        manifest = write_manifest(
-            output,
-            [_video(row, facts, arguments.split) for row, facts in good],
-            classes=annotations.classes,
-            options=_recorded(arguments, annotations),
+    annotations = _of_split(annotations, arguments.split)
+    announce(annotations)
+    _check_missing(annotations, arguments)
+    with Journal(output.with_suffix(".journal.jsonl")) as journal:
+        outcomes = probe_rows(
+            annotations.rows,
+            jobs=arguments.jobs,
+            timeout_seconds=arguments.timeout_seconds,
+            scan=arguments.scan,
+            journal=journal,
         )
-        _summarise(manifest, [facts for _, facts in good], bad)
+        bad = _write(annotations, outcomes, arguments)
+        journal.remove()
     _check_budget(outcomes, bad, arguments)
     return 0
 
 
-def probe_rows(
-    rows: Sequence[Row],
-    *,
-    jobs: int,
-    timeout_seconds: float,
-    function: Callable[[Path], Probe | BadVideo] = try_probe,
-) -> list[Outcome]:
-    """Facts of every row, or why it is unusable, in the rows' order.
-
-    A video whose probe takes longer than `timeout_seconds` or ends its process is unusable.
-    """
-    results: list[Probe | BadVideo | None] = [_unnameable(row) for row in rows]
-    todo = [n for n, result in enumerate(results) if result is None]
-    paths = [rows[n].path for n in todo]
-    answers = supervised_map(function, paths, jobs=jobs, timeout_seconds=timeout_seconds)
-    with _progress(len(paths)) as shown:
-        for index, outcome in shown(answers):
-            results[todo[index]] = _verdict(outcome, paths[index])
-    return list(zip(rows, results, strict=True))
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        labels=not arguments.no_labels,
+        one_based=arguments.one_based,
+        root=arguments.root,
+        format=arguments.format,
+        fold=arguments.fold,
+        columns=arguments.columns,
+        remap=tuple(arguments.remap),
+        strict=arguments.strict,
+    )
 
 
-def quarantine_path(manifest: Path) -> Path:
-    return manifest.with_suffix(".quarantine.jsonl")
+def _of_split(annotations: Annotations, wanted: str) -> Annotations:
+    """Rows of one split; those without a split belong to it."""
+    if not wanted:
+        return annotations
+    name = SPLITS.get(wanted.lower(), wanted)
+    kept = [row for row in annotations.rows if row.split in ("", wanted, name)]
+    if not kept:
+        present = ", ".join(sorted({row.split for row in annotations.rows}))
+        raise DataError(f"error: no videos of split '{wanted}' · it has: {present} · pass one")
+    rows = [replace(row, split=row.split or wanted) for row in kept]
+    return replace(annotations, rows=rows)
 
 
-def _verdict(outcome: Probe | BadVideo | Stuck | Crashed, path: Path) -> Probe | BadVideo:
-    if isinstance(outcome, Stuck):
-        what = f"not decoded within {outcome.seconds:g} s"
-        return BadVideo("E-TIMEOUT", what, path, "raise --timeout-seconds if it is a long video")
-    if isinstance(outcome, Crashed):
-        what = f"the decoder crashed ({outcome.reason})"
-        return BadVideo("E-CRASH", what, path, "re-encode it or leave it out")
-    return outcome
+def _check_missing(annotations: Annotations, arguments: argparse.Namespace) -> None:
+    """Raises DataError, before anything is probed, when more files are missing than may be."""
+    paths = list({row.path: None for row in annotations.rows})
+    absent = set(_absent(paths))
+    if not absent:
+        return
+    missing = [row for row in annotations.rows if row.path in absent]
+    first = ", ".join(row.key for row in missing[:SHOWN_EXAMPLES])
+    hint = _root_hint([row.path for row in missing], annotations, arguments)
+    count = f"{len(missing)} of {len(annotations.rows)} listed videos are missing"
+    fraction = arguments.max_bad_fraction
+    if len(missing) < len(annotations.rows) and len(missing) <= fraction * len(annotations.rows):
+        print(printable(f"  {count}, first {first}; {hint}"), flush=True)
+        return
+    listed = quarantine_path(arguments.output)
+    cure = "check the path"
+    write_quarantine(
+        listed, [(row, BadVideo("E-MISSING", "no such file", row.path, cure)) for row in missing]
+    )
+    raise DataError(
+        f"error[E-MISSING]: {count}, more than --max-bad-fraction={fraction:g} · {listed} · first "
+        f"{first}; {hint}"
+    )
 
 
-def _unnameable(row: Row) -> BadVideo | None:
-    """Neither parquet nor JSON can hold a file name that is not UTF-8."""
-    try:
-        f"{row.key}{row.path}".encode()
-    except UnicodeEncodeError:
-        return BadVideo("E-NOTFILE", "its name is not UTF-8", row.path, "rename it")
-    return None
+def _absent(paths: Sequence[Path]) -> Iterator[Path]:
+    chunks = [paths[n : n + STAT_CHUNK] for n in range(0, len(paths), STAT_CHUNK)]
+    with ThreadPoolExecutor(STAT_THREADS) as threads:
+        for absent in threads.map(lambda c: [p for p in c if not os.path.lexists(p)], chunks):
+            yield from absent
 
 
-def _video(row: Row, facts: Probe, split: str) -> Video:
+def _root_hint(
+    missing: Sequence[Path], annotations: Annotations, arguments: argparse.Namespace
+) -> str:
+    places = [Path(os.path.abspath(source)).parent for source in arguments.sources]
+    for root in annotations.roots:
+        if hint := suggested_root(missing, root, [*places, Path.cwd()]):
+            return f"did you mean {hint}?"
+    return f"paths of a list start from {annotations.roots[0]}: pass --root DIR to change it"
+
+
+def _write(
+    annotations: Annotations, outcomes: Sequence[Outcome], arguments: argparse.Namespace
+) -> Bad:
+    """Writes the manifest and the quarantine file; returns what is unusable."""
+    results = [(row, facts, _video(row, facts)) for row, facts in outcomes]
+    bad = [(row, video) for row, _, video in results if isinstance(video, BadVideo)]
+    good = [(facts, video) for _, facts, video in results if isinstance(video, Video)]
+    listed = quarantine_path(arguments.output)
+    write_quarantine(listed, bad)
+    if good:
+        facts, videos = zip(*good, strict=True)
+        options = _recorded(arguments, annotations)
+        classes = annotations.classes
+        manifest = write_manifest(arguments.output, videos, classes=classes, options=options)
+        summarise(manifest, videos, facts)
+    summarise_bad(bad, listed)
+    return bad
+
+
+def _video(row: Row, facts: Probe | BadVideo) -> Video | BadVideo:
+    if isinstance(facts, BadVideo):
+        return facts
     columns = asdict(facts)
     del columns["damaged_frames"]
-    return Video(key=row.key, path=row.path, offset=0, label=row.label, split=split, **columns)
+    if row.span:
+        first, frames = row.span.frames(facts.frames, facts.fps)
+        if not frames:
+            what = (
+                f"its segment {row.span} is behind the end ({float(facts.frames / facts.fps):g} s)"
+            )
+            cure = "correct the segment or leave it out"
+            return BadVideo("E-NOFRAMES", what, row.path, cure)
+        columns |= {"first_frame": first, "frames": frames}
+    columns |= {"label": row.label, "split": row.split, "offset": row.offset}
+    return Video(key=row.key, path=row.path, **columns)
 
 
 def _given_classes(arguments: argparse.Namespace) -> list[str] | None:
@@ -175,27 +271,14 @@ def _recorded(arguments: argparse.Namespace, annotations: Annotations) -> dict:
         "labels": not arguments.no_labels,
         "one_based": arguments.one_based,
         "root": str(arguments.root) if arguments.root else None,
+        "remap": [list(pair) for pair in arguments.remap],
+        "columns": list(arguments.columns),
+        "fold": arguments.fold,
+        "scan": arguments.scan,
     }
 
 
-def _write_quarantine(path: Path, bad: Sequence[tuple[Row, BadVideo]]) -> None:
-    """One JSON object a line; no file when nothing is bad, so an old one cannot mislead."""
-    path.unlink(missing_ok=True)
-    if not bad:
-        return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for row, error in bad:
-            detail = f"{error.what} · {error.cure}"
-            line = {"path": error.path, "code": error.code, "detail": detail, "key": row.key}
-            text = json.dumps({k: _encodable(v) for k, v in line.items()}, ensure_ascii=False)
-            file.write(text + "\n")
-    os.replace(partial, path)
-
-
-def _check_budget(
-    outcomes: Sequence[Outcome], bad: Sequence[tuple[Row, BadVideo]], arguments: argparse.Namespace
-) -> None:
+def _check_budget(outcomes: Sequence[Outcome], bad: Bad, arguments: argparse.Namespace) -> None:
     """Raises DataError when more videos are unusable than the user allows."""
     fraction = arguments.max_bad_fraction
     usable = len(outcomes) - len(bad)
@@ -205,100 +288,9 @@ def _check_budget(
     written = f"{arguments.output} is written" if usable else f"{arguments.output} is not written"
     examples = "".join(f"\n  {error}" for _, error in bad[:SHOWN_EXAMPLES])
     raise DataError(
-        f"error: {len(bad)} of {len(outcomes)} videos are unusable, {limit} ({_codes(bad)}) · "
+        f"error: {len(bad)} of {len(outcomes)} videos are unusable, {limit} ({codes(bad)}) · "
         f"{quarantine_path(arguments.output)} · mend or remove them; {written}{examples}"
-        f"{_root_hint(bad, arguments)}"
     )
-
-
-def _root_hint(bad: Sequence[tuple[Row, BadVideo]], arguments: argparse.Namespace) -> str:
-    if all(error.code != "E-MISSING" for _, error in bad):
-        return ""
-    root = arguments.root or "the list's own folder"
-    return f"\n  files are missing: paths of a list start from {root}; pass --root DIR to change it"
-
-
-def _announce(annotations: Annotations) -> None:
-    print(f"reading as: {', '.join(annotations.formats)}")
-    for note in annotations.notes:
-        print(f"  {_printable(note)}")
-    for row in annotations.rows[:SHOWN_ROWS]:
-        label = f"label {row.label} ({annotations.classes[row.label]})" if row.label >= 0 else ""
-        print(_printable(f"  {row.key}  {label or 'no label'}"))
-    print(f"  {len(annotations.rows)} videos in all", flush=True)
-
-
-def _summarise(
-    manifest: Manifest, facts: Sequence[Probe], bad: Sequence[tuple[Row, BadVideo]]
-) -> None:
-    seconds = sum(float(one.frames / one.fps) for one in facts)
-    rates = Counter(f"{float(one.fps):.5g}" for one in facts)
-    sizes = Counter(f"{one.width}x{one.height}" for one in facts)
-    print(_printable(f"wrote {manifest.path}"))
-    print(f"  videos    {len(facts)}")
-    print(f"  classes   {len(manifest.classes)}")
-    print(f"  hours     {seconds / 3600:.3g}")
-    print(f"  frames    {sum(one.frames for one in facts)}")
-    print(f"  fps       {_histogram(rates)}")
-    print(f"  size      {_histogram(sizes)}")
-    print(f"  codec     {_histogram(Counter(one.codec for one in facts))}")
-    print(f"  variable frame rate  {sum(one.vfr for one in facts)}")
-    print(f"  damaged but usable   {sum(one.damaged_frames > 0 for one in facts)}")
-    if bad:
-        where = _printable(str(quarantine_path(manifest.path)))
-        print(f"  rejected  {len(bad)} ({_codes(bad)}), see {where}")
-
-
-def _histogram(counts: Counter[str]) -> str:
-    shown = [f"{name} ({count})" for name, count in counts.most_common(SHOWN_KINDS)]
-    more = len(counts) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _codes(bad: Sequence[tuple[Row, BadVideo]]) -> str:
-    counts = Counter(error.code for _, error in bad)
-    return ", ".join(f"{code} {count}" for code, count in counts.most_common())
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[Iterable], Iterator]]:
-    """Wraps an iterable of `total` items: a bar on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        yield lambda items: _plain_progress(items, total)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        yield lambda items: bar.track(items, total=total, description="probing")
-
-
-def _plain_progress(items: Iterable, total: int) -> Iterator:
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > PLAIN_INTERVAL_SECONDS:
-            last = time.monotonic()
-            print(f"probed {done}/{total}", file=sys.stderr, flush=True)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, DataError):
-        return str(error)
-    return (
-        f"error: {error.strerror or error} · {error.filename or '-'} · check path and permissions"
-    )
-
-
-def _encodable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a foreign file name become escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _printable(text: str) -> str:
-    """Text without control characters: a file name must not steer the terminal."""
-    kept = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in _encodable(text))
-    return "".join(kept)
 
 
 def _parquet(text: str) -> Path:
@@ -307,29 +299,21 @@ def _parquet(text: str) -> Path:
     return Path(text)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
+def _remap(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not old.strip("/") or not equals or not new:
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW, got '{text}'")
+    return old, new
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _seconds(text: str) -> float:
-    if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
-    return float(text)
-
-
-def _fraction(text: str) -> float:
-    if not 0 <= _number(text) <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{text}'")
-    return float(text)
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in COLUMNS]:
+        raise argparse.ArgumentTypeError(f"no column '{unknown[0]}': take {', '.join(COLUMNS)}")
+    repeated = [name for name in names if name != "skip" and names.count(name) > 1]
+    if repeated or "path" not in names:
+        raise argparse.ArgumentTypeError(f"expected path once and no name twice, got '{text}'")
+    return names
 
 
 if __name__ == "__main__":

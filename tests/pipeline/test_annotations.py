@@ -201,7 +201,8 @@ def test_bad_rows_are_counted_and_the_first_five_shown(tmp_path):
     bad = "w.mp4 12 3\nx.mp4\ny.mp4 -1\nhttp://a.b/c.mp4 0\n" + "z.mp4 1 2 3\n" * 3
     path = write_list(tmp_path, good + bad)
     assert message(path) == (
-        f"error: 7 of 23 rows are bad · {path} · correct them:\n"
+        f"error[E-LIST]: 7 of 23 rows are bad · {path} · correct them, or use --columns "
+        "path,frames,label:\n"
         "  train.csv:17: expected 2 columns (path label), got 3\n"
         "  train.csv:18: expected 2 columns (path label), got 1\n"
         "  train.csv:19: expected a label of 0 or more, got -1\n"
@@ -224,7 +225,7 @@ def test_comments_are_mentioned(tmp_path):
 
 def test_list_in_another_encoding(tmp_path):
     path = write_list(tmp_path, "été.mp4 0\n".encode("latin-1"))
-    assert message(path) == (f"error: not UTF-8 text at byte 0 · {path} · save the list as UTF-8")
+    assert message(path) == (f"error[E-LIST]: not UTF-8 text at byte 0 · {path} · save it as UTF-8")
 
 
 def test_labels_from_one(tmp_path):
@@ -291,7 +292,7 @@ def test_rows_listed_twice(tmp_path):
     path = write_list(tmp_path, "a.mp4 0\nb.mp4 1\n./a.mp4 0\n")
     found = read_annotations([path])
     assert [row.key for row in found.rows] == ["a.mp4", "b.mp4"]
-    assert found.notes[-1] == "1 videos are listed more than once: taken once"
+    assert found.notes[-1] == "1 videos are listed more than once: taken once (./a.mp4)"
     path = write_list(tmp_path, "a.mp4 0\nb.mp4 1\na.mp4 1\n")
     assert message(path) == (
         f"error: {path}:3: a.mp4 has label '1', but '0' at {path}:1 · remove one of the two"

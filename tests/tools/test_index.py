@@ -14,7 +14,9 @@ from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest
 from pipeline.probe import Probe, try_probe
 from tests import videos
-from tools.index import main, probe_rows
+from tools.index import main
+from tools.journal import Target
+from tools.probing import probe_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,9 +80,9 @@ def test_class_tree(tree, tmp_path):
     assert done.stdout.splitlines()[:6] == [
         "reading as: class folders (root/class/**/video)",
         f"  ignored in {tree}: 1 .part",
-        "  high jump/-i.mp4  label 0 (high jump)",
-        "  high jump/100%d.mp4  label 0 (high jump)",
-        "  high jump/it's a b.mp4  label 0 (high jump)",
+        "  high jump/-i.mp4  label 0 (high jump)  train",
+        "  high jump/100%d.mp4  label 0 (high jump)  train",
+        "  high jump/it's a b.mp4  label 0 (high jump)  train",
         "  9 videos in all",
     ]
     assert f"wrote {output}" in done.stdout
@@ -140,16 +142,52 @@ def test_no_usable_video(tmp_path, index):
     assert [line["code"] for line in quarantine(output)] == ["E-EMPTY"]
 
 
-def test_list_with_missing_files(tree, tmp_path):
+def test_missing_files_beyond_the_budget_end_the_run_at_its_start(tree, tmp_path):
     listed = tmp_path / "train.txt"
     names = ["high jump/-i.mp4 0", "été/b.avi 1", "été/gone.mp4 1"]
     listed.write_text("\n".join(names))
     output = tmp_path / "m.parquet"
     done = as_program(listed, "--root", tree, "-o", output)
-    assert (done.code, "Traceback" in done.stderr) == (3, False)
-    assert len(Manifest.read(output)) == 2
-    assert [line["code"] for line in quarantine(output)] == ["E-MISSING"]
-    assert f"paths of a list start from {tree}; pass --root DIR to change it" in done.stderr
+    assert (done.code, output.exists()) == (3, False)
+    assert done.stderr == (
+        "error[E-MISSING]: 1 of 3 listed videos are missing, more than --max-bad-fraction=0.01 · "
+        f"{output.with_suffix('.quarantine.jsonl')} · first été/gone.mp4; paths of a list start "
+        f"from {tree}: pass --root DIR to change it\n"
+    )
+    assert [(line["code"], line["key"]) for line in quarantine(output)] == [
+        ("E-MISSING", "été/gone.mp4")
+    ]
+
+
+def test_missing_files_within_the_budget(tree, tmp_path, index):
+    listed = tmp_path / "train.txt"
+    listed.write_text("high jump/-i.mp4\nété/gone.mp4\nété/bad.mp4\n")
+    output = tmp_path / "m.parquet"
+    done = index(listed, "--root", tree, "-o", output, "--max-bad-fraction", 0.7)
+    assert "  1 of 3 listed videos are missing, first été/gone.mp4; paths of a list" in done.stdout
+    lines = done.stdout.splitlines()
+    at = lines.index(f"  missing   1 (E-MISSING 1), see {output.with_suffix('.quarantine.jsonl')}")
+    assert lines[at + 1 :] == [
+        "    été/gone.mp4: no such file",
+        f"  rejected  1 (E-EMPTY 1), see {output.with_suffix('.quarantine.jsonl')}",
+        "    été/bad.mp4: is 0 bytes (interrupted download?)",
+    ]
+
+
+@pytest.mark.parametrize("missing_names", ["-i.mp4 0\nb.mp4 0", "x/high jump/-i.mp4 0"])
+def test_the_right_root_is_suggested(tree, tmp_path, index, missing_names):
+    lists = tree / "lists"
+    lists.mkdir(exist_ok=True)
+    listed = lists / "train.txt"
+    listed.write_text(missing_names)
+    done = index(listed, "-o", tmp_path / "m.parquet", code=3)
+    if missing_names.startswith("x"):
+        option = f"--remap {lists}/x={tree}"
+    else:
+        option = f"--root={tree}/high jump"
+    assert f"did you mean {option}?" in done.stderr
+    listed.unlink()
+    lists.rmdir()
 
 
 def test_flat_folder_twice_gives_the_same_bytes(tree, tmp_path, index):
@@ -232,27 +270,29 @@ def test_progress_bar_on_a_terminal(tree, tmp_path):
     )
     os.close(theirs)
     assert done.returncode == 0
-    assert b"probing" in os.read(ours, 1 << 16)
+    assert b"probed" in os.read(ours, 1 << 16)
     os.close(ours)
 
 
-def troubled_probe(path: Path) -> Probe | BadVideo:
+def troubled_probe(target: Target) -> Probe | BadVideo:
     """Stands for a decoder that hangs or crashes on some files."""
-    if path.name == "hangs.mp4":
+    if target.path.name == "hangs.mp4":
         time.sleep(600)
-    if path.name == "crashes.mp4":
+    if target.path.name == "crashes.mp4":
         os.abort()
-    return try_probe(path)
+    return try_probe(target.path)
 
 
 def test_hanging_and_crashing_decoders(tree):
     good = tree / "high jump" / "-i.mp4"
-    paths = [good, tree / "hangs.mp4", good, tree / "crashes.mp4", good]
+    other = tree / "high jump" / "100%d.mp4"
+    paths = [good, tree / "hangs.mp4", other, tree / "crashes.mp4", good]
     rows = [Row(str(n), path, -1) for n, path in enumerate(paths)]
     outcomes = probe_rows(rows, jobs=2, timeout_seconds=2.0, function=troubled_probe)
     assert [row for row, _ in outcomes] == rows
     facts = [fact for _, fact in outcomes]
-    assert facts[0] == facts[2] == facts[4] == try_probe(good)
+    assert facts[0] == facts[4] == try_probe(good)
+    assert facts[2] == try_probe(other)
     assert str(facts[1]) == (
         f"error[E-TIMEOUT]: not decoded within 2 s · {tree}/hangs.mp4 · raise --timeout-seconds if "
         "it is a long video"
