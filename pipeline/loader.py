@@ -23,6 +23,7 @@ from pipeline.clip import ClipConfig
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
+from pipeline.shard_check import require_shards
 from pipeline.workers import host_batches
 
 NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "av1", "mjpeg"}
@@ -177,10 +178,11 @@ def build_loader(
 
     exchanged: views that this process takes from the next process's samples (for key encoders
     whose batch statistics must not see the query's neighbours). Raises ValueError for a batch
-    that does not divide, DataError for a data set smaller than a batch.
+    that does not divide, DataError for a data set smaller than a batch or without its tars.
     """
     check(data)
     _check_batch(manifest, data, place)
+    require_shards(manifest)
     local = data.batch_size // place.world
     shares = {0: tuple(v for v in range(views) if v not in exchanged), 1: tuple(exchanged)}
     streams = []
@@ -221,8 +223,12 @@ def build_evaluation_loader(
     clips: int,
     place: Place = Place(),
 ) -> EvaluationLoader:
-    """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time."""
+    """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time.
+
+    Raises DataError for a data set without its tars.
+    """
     check(data)
+    require_shards(manifest)
     kind, _ = decoder_of(manifest, data, place.device)
     reader = Reader(data.decode_timeout_seconds)
     stage = EvaluationStage(manifest, clip, augment, reader, clips, data.batch_size, kind)
