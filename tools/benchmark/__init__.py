@@ -1,0 +1,4 @@
+"""What Kinema's speed is, beside what a user would otherwise take, in one run.
+
+`python -m tools.benchmark data`: videos to clips, and videos to shards.
+"""
