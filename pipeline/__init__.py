@@ -3,9 +3,10 @@
 A clip meets these modules in this order:
 
     container    one byte range opened as a video, safely
-    probe        is it a video, how many frames decode, which way is up
+    probe        is it a video, how many frames decode, which way is up (scan, layout, limits)
     annotations  folders, lists and tars -> rows
     manifest     rows -> one parquet file
+    shards       videos -> tars made for random access, and their manifest (optional)
     order        (seed, epoch, position) -> video
     clip         (frames, rng) -> frame numbers of every view
     augment      rng -> crop, flip, colour, blur of every view

@@ -23,7 +23,7 @@ from pipeline.clip import ClipConfig
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
-from pipeline.shard_check import require_shards
+from pipeline.shards.check import require_shards
 from pipeline.workers import host_batches
 
 NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "av1", "mjpeg"}

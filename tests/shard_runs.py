@@ -19,9 +19,9 @@ from functools import cache, partial
 from pathlib import Path
 
 import tools.shard.run
-from pipeline import spool
-from pipeline.shard import Packer, Shard
-from pipeline.spool import Encoder, Sample
+from pipeline.shards import spool
+from pipeline.shards.shard import Packer, Shard
+from pipeline.shards.spool import Encoder, Sample
 from tools.shard.__main__ import main
 
 LIMIT_SECONDS = 100.0

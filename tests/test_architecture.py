@@ -29,7 +29,8 @@ FORBIDDEN = {
 # Library -> the only files that may import it.
 ONLY_IN = {
     "triton": r".*_triton\.py|tools/doctor/libraries\.py",
-    "av": r"pipeline/(decode|probe|container|scan|encoded|normalise|remux|transcode|shard)\.py"
+    "av": r"pipeline/(decode|probe|container|scan)\.py"
+    r"|pipeline/shards/(transcode|normalise|remux|encoded|shard)\.py"
     r"|tools/synth/.*\.py|tools/benchmark/(footage|rivals)\.py|tools/doctor/libraries\.py",
     "nvidia": r"pipeline/graph\.py|tools/doctor/libraries\.py",
     "torchvision": r"never",

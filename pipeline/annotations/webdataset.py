@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.annotations.listing import SPLITS, VIDEO_SUFFIXES, Entry, Listing, Source
 from pipeline.errors import BadVideo, DataError
-from pipeline.tar import BadShard, Member, Sample, group_samples, read_members
+from pipeline.shards.tar import BadShard, Member, Sample, group_samples, read_members
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")

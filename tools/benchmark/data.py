@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.decode import decode_frames
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.order import order
-from pipeline.transcode import PRESETS
+from pipeline.shards.transcode import PRESETS
 from tools.benchmark.footage import write_footage
 from tools.benchmark.measure import Comparison, Side, compare
 from tools.benchmark.rivals import decord_clip, ffmpeg_and_tar, pyav_clip

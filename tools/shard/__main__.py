@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.spool import FULL_DISK, DiskFull
-from pipeline.transcode import PRESETS
+from pipeline.shards.spool import FULL_DISK, DiskFull
+from pipeline.shards.transcode import PRESETS
 from tools.console import fraction, one_line, positive, printable, seconds
 from tools.shard import workers
 from tools.shard.errors import Refused

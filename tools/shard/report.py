@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.manifest import Manifest
-from pipeline.spool import Facts, megabytes
+from pipeline.shards.spool import Facts, megabytes
 from tools.console import printable
 from tools.shard.run import Result, codes
 from tools.shard.workspace import Part

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
-from pipeline.shard import Item, Packer, Shard, finished, libraries, plan_shards, samples_of
-from pipeline.spool import DiskFull, Encoder, Facts, Sample, spool_path
+from pipeline.shards.shard import Item, Packer, Shard, finished, libraries, plan_shards, samples_of
+from pipeline.shards.spool import DiskFull, Encoder, Facts, Sample, spool_path
 from tools.pool import Crashed, Stuck
 from tools.progress import progress
 from tools.shard.duplicates import without_duplicates

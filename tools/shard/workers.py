@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.shard import libraries
+from pipeline.shards.shard import libraries
 from tools.pool import supervised_map
 from tools.shard.errors import Refused
 
@@ -95,7 +95,7 @@ def _processes(jobs: int) -> Iterator[Executor]:
     """Workers end with the lifeline, whether the block ends, fails, or this process is killed."""
     # Not fork: this process has threads (a progress bar), whose locks a fork would freeze.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.shard"])
+    context.set_forkserver_preload(["pipeline.shards.shard"])
     theirs, lifeline = context.Pipe(duplex=False)
     with theirs, lifeline:
         executor = ProcessPoolExecutor(

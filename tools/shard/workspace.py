@@ -22,7 +22,7 @@ from typing import TextIO
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.spool import FULL_DISK, DiskFull, Facts, whole_file
+from pipeline.shards.spool import FULL_DISK, DiskFull, Facts, whole_file
 from tools.shard.errors import Refused
 
 OURS = re.compile(r"shard-\d{6}\.(tar|json)")

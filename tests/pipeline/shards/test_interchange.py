@@ -15,8 +15,8 @@ import tools.index
 import tools.shard.__main__
 from pipeline.decode import decode_frames
 from pipeline.manifest import Manifest
-from pipeline.shard_check import require_shards
-from pipeline.tar import BadShard, TarWriter, group_samples, read_members
+from pipeline.shards.check import require_shards
+from pipeline.shards.tar import BadShard, TarWriter, group_samples, read_members
 from tests.videos import read_number, write_video
 
 # No two videos of one length, and names that test a header: long, accented, in folders.

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from pipeline.container import decode_linear, open_video, video_stream
 from pipeline.decode import decode_frames
-from pipeline.encoded import Encoded
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
-from pipeline.normalise import (
+from pipeline.probe import probe
+from pipeline.shards.encoded import Encoded
+from pipeline.shards.normalise import (
     SCALER,
     TO_BT709,
     Normaliser,
@@ -32,8 +33,7 @@ from pipeline.normalise import (
     at_constant_rate,
     output_size,
 )
-from pipeline.probe import probe
-from pipeline.transcode import PRESETS, transcode
+from pipeline.shards.transcode import PRESETS, transcode
 from tests.videos import (
     OPEN_GOP,
     cut_start_by_edit_list,
@@ -186,7 +186,7 @@ def test_scene_cuts_get_no_key_frames_of_their_own(tmp_path):
 
 AGAIN = """
 import hashlib, pickle, sys
-from pipeline.transcode import PRESETS, transcode
+from pipeline.shards.transcode import PRESETS, transcode
 video = pickle.load(sys.stdin.buffer)
 for preset in PRESETS.values():
     print(hashlib.sha256(transcode(video, preset).data).hexdigest())
@@ -202,7 +202,7 @@ def test_every_run_in_every_process_gives_the_same_bytes(clip, by_preset):
             [sys.executable, "-c", AGAIN],
             input=pickle.dumps(clip),
             capture_output=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env={"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo", "LC_ALL": "C", "PATH": ""},
             timeout=120,
         )

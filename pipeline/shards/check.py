@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.tar import BLOCK_BYTES, END_BYTES, BadShard, whole_blocks
+from pipeline.shards.tar import BLOCK_BYTES, END_BYTES, BadShard, whole_blocks
 
 BRING_BACK = "bring it back, or index again with python -m tools.index"
 OCTAL_LIMIT_BYTES = 8 << 30  # a header's size field ends here; behind it others are used

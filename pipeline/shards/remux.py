@@ -9,11 +9,11 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipeline.container import ByteRange, Tally, open_video, stream_packets, video_stream
-from pipeline.encoded import Encoded, MemoryFile, described
 from pipeline.errors import BadVideo
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.manifest import Video
 from pipeline.scan import COUNTERS
+from pipeline.shards.encoded import Encoded, MemoryFile, described
 
 MP4_CODECS = ("h264", "hevc", "mpeg4", "mjpeg", "vp9", "av1")
 SUFFIXES = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg"}

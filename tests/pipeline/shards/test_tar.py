@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BadVideo
-from pipeline.tar import (
+from pipeline.shards.tar import (
     BadShard,
     Member,
     TarWriter,

@@ -17,8 +17,8 @@ from pipeline.errors import DataError
 from pipeline.loader import DataConfig, Place, build_evaluation_loader, build_loader
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
-from pipeline.shard_check import check_shards, require_shards
-from pipeline.tar import TarWriter
+from pipeline.shards.check import check_shards, require_shards
+from pipeline.shards.tar import TarWriter
 from tests import runs
 from tests.videos import write_video
 

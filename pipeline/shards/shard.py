@@ -25,8 +25,8 @@ import av
 
 from pipeline.errors import DataError
 from pipeline.manifest import NO_LABEL, Video
-from pipeline.spool import DiskFull, Facts, Sample, spool_path, whole_file
-from pipeline.tar import BLOCK_BYTES, TarWriter
+from pipeline.shards.spool import DiskFull, Facts, Sample, spool_path, whole_file
+from pipeline.shards.tar import BLOCK_BYTES, TarWriter
 
 # Of a member's name: dots, which would end the key; the percent sign itself; what a terminal or a
 # file system could stumble over; slashes that do not stand between two names; and the underscores

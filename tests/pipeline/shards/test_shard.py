@@ -14,12 +14,12 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import spool
 from pipeline.errors import DataError
 from pipeline.manifest import Video
-from pipeline.shard import Item, Packer, finished, member_name, plan_shards, samples_of
-from pipeline.spool import DiskFull, Facts, Sample, megabytes, spool_path, whole_file
-from pipeline.tar import read_members, split_name
+from pipeline.shards import spool
+from pipeline.shards.shard import Item, Packer, finished, member_name, plan_shards, samples_of
+from pipeline.shards.spool import DiskFull, Facts, Sample, megabytes, spool_path, whole_file
+from pipeline.shards.tar import read_members, split_name
 
 VIDEO = Video(
     key="v", path=Path("/videos/v.mp4"), offset=0, size=1000, crc32=1, frames=100, fps=Fraction(25),

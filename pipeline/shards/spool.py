@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.container import ByteRange
-from pipeline.encoded import Encoded
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import check_file
-from pipeline.transcode import PRESETS, transcode
+from pipeline.shards.encoded import Encoded
+from pipeline.shards.transcode import PRESETS, transcode
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK_BYTES = 1 << 20

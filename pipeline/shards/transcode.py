@@ -19,13 +19,13 @@ from av.video.stream import VideoStream
 
 from pipeline.container import ByteRange, Tally, decode_linear, open_video, video_stream
 from pipeline.decode import SeekNotTrusted, _from_key_frame
-from pipeline.encoded import Encoded, MemoryFile, described
 from pipeline.errors import BadVideo
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.manifest import Video
-from pipeline.normalise import REENCODE, Normaliser, Target, at_constant_rate, output_size
 from pipeline.probe import check_file
-from pipeline.remux import remux
+from pipeline.shards.encoded import Encoded, MemoryFile, described
+from pipeline.shards.normalise import REENCODE, Normaliser, Target, at_constant_rate, output_size
+from pipeline.shards.remux import remux
 
 AGAIN = "download it again, or index again"
 LONGEST_SIDE_PIXELS = 8192
