@@ -12,7 +12,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 # Slow proof: the demo with three seeds, and what they have in common.
 methods-check: $(VENV)/ready
@@ -23,6 +23,7 @@ methods-check: $(VENV)/ready
 # PYTHON_RUN may name an interpreter that has everything already.
 PYTHON_RUN ?= $(RUN)
 gpu-check:
+	$(PYTHON_RUN) -m tools.doctor
 	REQUIRE_CUDA=1 $(PYTHON_RUN) -m pytest -q -m needs_cuda
 	$(PYTHON_RUN) -m tools.demo demo/gpu --quick
 	$(PYTHON_RUN) train.py configs/smoke.yaml data.train=demo/gpu/train.parquet \

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,7 +96,7 @@ def _by_seek(video: Video, wanted: list[int], clock: _Deadline) -> dict[int, np.
         for run in _runs(wanted, video.keyframe_distance_frames):
             # The second is for a first key frame that is shown after the frame looked for.
             for start in (run[0], max(0, run[0] - video.keyframe_distance_frames)):
-                frames = _from_key_frame(container, video, start, clock)
+                frames = from_key_frame(container, video, start, watch=clock.watch)
                 with contextlib.suppress(SeekNotTrusted, av.FFmpegError):
                     found |= _collect(frames, run, video)
                 if found.keys() >= set(run):
@@ -116,18 +116,23 @@ def _runs(wanted: list[int], reach: int) -> list[list[int]]:
     return runs
 
 
-def _from_key_frame(
-    container: InputContainer, video: Video, n: int, clock: _Deadline
+def from_key_frame(
+    container: InputContainer,
+    video: Video,
+    n: int,
+    *,
+    watch: Callable[[Iterable], Iterator] = iter,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) from a key frame near frame n on, if possible before it, without a gap.
 
-    Raises SeekNotTrusted for a frame without a time, a damaged one, or a gap.
+    watch: sees every packet pass. Raises SeekNotTrusted for a frame without a time, a damaged one,
+    or a gap.
     """
     stream = video_stream(container)
     time_of_n = video.start_pts + round(n / (video.fps * video.time_base))
     container.seek(time_of_n, stream=stream, backward=True)
     expected = None
-    for packet in clock.watch(container.demux(stream)):
+    for packet in watch(container.demux(stream)):
         for frame in packet.decode():
             # The decoder's word: a container's index may call any frame a key frame.
             if expected is None and not frame.key_frame:

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.container import ByteRange, Tally, decode_linear, open_video, video_stream
-from pipeline.decode import SeekNotTrusted, _from_key_frame
+from pipeline.decode import WITHOUT_INDEX, SeekNotTrusted, from_key_frame
 from pipeline.errors import BadVideo
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.manifest import Video
@@ -140,8 +140,8 @@ class _Source:
 
     def frames(self, container: InputContainer) -> Iterator[VideoFrame]:
         """Raises BadVideo after the last frame if too many are missing or damaged."""
-        if self.by_seek:
-            numbered = _from_key_frame(container, self.video, self.first)
+        if self.by_seek and container.format.name not in WITHOUT_INDEX:
+            numbered = self._from_near(container)
         else:
             numbered = decode_linear(container, self.tally)
         for n, frame in numbered:
@@ -152,6 +152,15 @@ class _Source:
             if n + 1 >= self.first + self.count:
                 break
         self._check()
+
+    def _from_near(self, container: InputContainer) -> Iterator[tuple[int, VideoFrame]]:
+        """Raises SeekNotTrusted where the key frame is shown after the first frame, too."""
+        numbered = from_key_frame(container, self.video, self.first)
+        for start, frame in numbered:
+            if start > self.first:
+                raise SeekNotTrusted
+            yield start, frame
+            yield from numbered
 
     def _check(self) -> None:
         path, missing = self.video.path, self.count - self.seen

@@ -39,6 +39,7 @@ KINDS = {
     "mpeg1_b_frames.mpg": {"codec": "mpeg1video", "gop": 12, "b_frames": 2},
     "mpeg2_b_frames.mp4": {"codec": "mpeg2video", "gop": 12, "b_frames": 2},
     "mpeg2_b_frames.ts": {"codec": "mpeg2video", "gop": 12, "b_frames": 2},
+    "h264_b_frames.asf": {"gop": 12, "b_frames": 2},
     "wmv2.asf": {"codec": "wmv2", "gop": 12},
     "vp9.webm": {"codec": "libvpx-vp9", "gop": 30},
     "hevc.mp4": {"codec": "libx265", "gop": 20},
@@ -49,7 +50,9 @@ KINDS = {
         "b_frames": 3,
         "options": {"x265-params": "open-gop=1:scenecut=0:log-level=none:pools=1"},
     },
-    "vfr.mkv": {"gop": 20, "times": [int(n * 100 + 40 * np.sin(n)) + 40 for n in range(FRAMES)]},
+    "late_start.mkv": {"gop": 12, "times": [100 * n + 9000 for n in range(FRAMES)]},
+    "jitter.mkv": {"gop": 20, "times": [int(n * 100 + 40 * np.sin(n)) + 40 for n in range(FRAMES)]},
+    "vfr.mkv": {"gop": 20, "times": [n * 100 + n // 9 * 100 for n in range(FRAMES)]},
 }
 
 
@@ -105,13 +108,13 @@ def only_seeks(monkeypatch):
 def seeks(monkeypatch) -> list[int]:
     """The frames that a seek was made to."""
     made = []
-    real = decode._from_key_frame
+    real = decode.from_key_frame
 
-    def noted(container, video, n, clock):
+    def noted(container, video, n, **more):
         made.append(n)
-        return real(container, video, n, clock)
+        return real(container, video, n, **more)
 
-    monkeypatch.setattr(decode, "_from_key_frame", noted)
+    monkeypatch.setattr(decode, "from_key_frame", noted)
     return made
 
 
@@ -133,7 +136,7 @@ def differing(video: Video) -> list[int]:
 @pytest.mark.parametrize(
     "kind",
     ["h264_short_gop.mp4", "h264_open_gop.mp4", "hevc_open_gop.mp4", "mpeg2_b_frames.mp4",
-     "mpeg4_b_frames.avi", "wmv2.asf"],
+     "mpeg4_b_frames.avi", "wmv2.asf", "late_start.mkv"],
 )  # fmt: skip
 def test_short_gops_are_reached_by_seeking_alone(kind, videos, only_seeks):
     """Frames 58 and 59 of an open GOP are stored after the key frame that is shown as 60."""
@@ -148,9 +151,24 @@ def test_the_first_frames_need_no_seek(videos, seeks):
     assert numbers(video, [13, 80]) == [13, 80] and seeks == [13, 80]
 
 
+@pytest.mark.parametrize("last", [5, 80])
+def test_decoding_starts_near_and_ends_with_the_frame_asked_for(videos, monkeypatch, last):
+    decoded = []
+    collect = decode._collect
+
+    def noting(frames):
+        for number, frame in frames:
+            decoded.append(number)
+            yield number, frame
+
+    monkeypatch.setattr(decode, "_collect", lambda frames, *rest: collect(noting(frames), *rest))
+    assert numbers(videos["late_start.mkv"], [last]) == [last]
+    assert decoded[0] > last - 12 and decoded[-1] == last
+
+
 def test_near_frames_share_a_seek(videos, seeks):
-    assert numbers(videos["h264_short_gop.mp4"], [20, 32, 45, 80]) == [20, 32, 45, 80]
-    assert seeks == [20, 45, 80]
+    assert numbers(videos["h264_short_gop.mp4"], [23, 35, 48, 83]) == [23, 35, 48, 83]
+    assert seeks == [23, 48, 83]  # 23 is the last frame of its GOP
 
 
 @pytest.mark.parametrize("kind", ["mpeg1_b_frames.mpg", "mpeg2_b_frames.ts", "vfr.mkv"])
@@ -211,7 +229,7 @@ def test_an_open_gop_that_is_called_closed(tmp_path):
 
 def test_damage_is_concealed_as_from_the_start(tmp_path):
     """The hole in a key frame is filled from the picture before it, which a seek leaves out."""
-    path = write_video(tmp_path / "a.mp4", frames=40, gop=12, codec="mpeg4")
+    path = write_video(tmp_path / "a.mp4", frames=40, gop=12)
     with av.open(str(path)) as container:
         keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
         hole = keys[2].pos + keys[2].size // 2
@@ -222,22 +240,25 @@ def test_damage_is_concealed_as_from_the_start(tmp_path):
     assert differing(described(path)) == []
 
 
+def noise(n: int) -> np.ndarray:
+    """Takes more bytes than any number: a file is only read as far as the manifest says."""
+    return np.random.default_rng(n).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
 @pytest.mark.parametrize("fps", [10, 50])
 def test_a_video_replaced_by_one_of_another_rate(tmp_path, fps):
     """Then times no longer tell numbers as the manifest says."""
-    path = write_video(tmp_path / "a.mp4", frames=60, gop=12, options={"crf": "1"})
-    old = described(path)
-    write_video(path, frames=60, gop=12, fps=fps, options={"crf": "30"})
+    old = described(write_video(path := tmp_path / "a.mp4", frames=60, gop=12, pixels=noise))
+    write_video(path, frames=60, gop=12, fps=fps)
     assert path.stat().st_size < old.size
     assert numbers(old, [20, 21, 40]) == [20, 21, 40]
     assert numbers(old, [50]) == [50]
 
 
 def test_a_video_replaced_by_one_without_times(tmp_path):
-    """AVI stores none, and FFmpeg does not guess those of H.264 with B-frames."""
-    path = write_video(tmp_path / "a.mp4", frames=60, gop=12, options={"crf": "1"})
-    old = described(path)
-    write_video(path, container_format="avi", frames=60, gop=12, b_frames=2, options={"crf": "30"})
+    """FFmpeg does not know those of H.264 with B-frames in ASF."""
+    old = described(write_video(path := tmp_path / "a.mkv", frames=60, gop=12, pixels=noise))
+    write_video(path, container_format="asf", frames=60, gop=12, b_frames=1)
     assert path.stat().st_size < old.size
     assert numbers(old, [40, 50]) == [40, 50]
 
