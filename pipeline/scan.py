@@ -23,6 +23,7 @@ from pipeline.limits import Limits
 
 SMALLEST_PICTURE_BYTES = 16  # of MPEG-4 part 2; the "not coded" marks of packed files are smaller
 VOP_START = b"\x00\x00\x01\xb6"  # ISO/IEC 14496-2, 6.2.1
+INT32_MAX = 2**31 - 1
 TIMED_CONTAINERS = ("mp4", "matroska", "mpegts")  # they store when a picture is shown
 
 
@@ -76,7 +77,8 @@ class Scan:
         if len(times) < 2 or times[-1] <= times[0]:
             return None
         rate = (len(times) - 1) / ((times[-1] - times[0]) * Fraction(time_base))
-        return rate.limit_denominator(1 << 20)
+        finest = min(1 << 20, INT32_MAX // (int(rate) + 1))
+        return rate.limit_denominator(finest) if finest else None
 
 
 def scan_frames(container: InputContainer, path: str | Path, limits: Limits) -> Scan:

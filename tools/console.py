@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+from pathlib import Path
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def encodable(text: str) -> str:
@@ -17,10 +21,12 @@ def printable(text: str) -> str:
     return "".join(kept)
 
 
-def one_line(error: OSError) -> str:
-    return (
-        f"error: {error.strerror or error} · {error.filename or '-'} · check path and permissions"
-    )
+def one_line(error: OSError, place: str | Path = "-") -> str:
+    """place: what was to be written, for errors that name no file."""
+    what, where = error.strerror or error, error.filename or place
+    if error.errno in FULL_DISK:
+        return f"error[E-DISK]: {what} · {where} · free some space and give the same command again"
+    return f"error: {what} · {where} · check path and permissions"
 
 
 def positive(text: str) -> int:

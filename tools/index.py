@@ -40,7 +40,7 @@ from tools.index_report import (
     write_quarantine,
 )
 from tools.journal import Journal
-from tools.probing import Outcome, probe_rows
+from tools.probing import VIDEO_SECONDS, Outcome, probe_rows
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 # Asking a network file system for one file at a time takes a millisecond each.
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         is_data = isinstance(error, DataError)
-        print(printable(str(error) if is_data else console.one_line(error)), file=sys.stderr)
+        line = str(error) if is_data else console.one_line(error, arguments.output)
+        print(printable(line), file=sys.stderr)
         return DataError.exit_code if is_data else EXIT_USAGE
 
 
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help="worker processes (default: %(default)s)",
     )
     longest = "longest time for one video (default: %(default)s)"
-    add("--timeout-seconds", type=console.seconds, default=30.0, help=longest)
+    add("--timeout-seconds", type=console.seconds, default=VIDEO_SECONDS, help=longest)
     add("--debug", action="store_true", help="show a traceback when something fails")
     return parser
 
@@ -137,8 +138,9 @@ def _index(arguments: argparse.Namespace) -> int:
             journal=journal,
         )
         bad = _write(annotations, outcomes, arguments)
+        # Where that ends the run, the journal stays: mended videos alone are probed again.
+        _check_budget(outcomes, bad, arguments)
         journal.remove()
-    _check_budget(outcomes, bad, arguments)
     return 0
 
 
@@ -179,7 +181,8 @@ def _check_missing(annotations: Annotations, arguments: argparse.Namespace) -> N
     hint = _root_hint([row.path for row in missing], annotations, arguments)
     count = f"{len(missing)} of {len(annotations.rows)} listed videos are missing"
     fraction = arguments.max_bad_fraction
-    if len(missing) < len(annotations.rows) and len(missing) <= fraction * len(annotations.rows):
+    some_left = len(missing) < len(annotations.rows)
+    if some_left and len(missing) <= fraction * len(annotations.rows):
         print(printable(f"  {count}, first {first}; {hint}"), flush=True)
         return
     listed = quarantine_path(arguments.output)
@@ -187,10 +190,8 @@ def _check_missing(annotations: Annotations, arguments: argparse.Namespace) -> N
     write_quarantine(
         listed, [(row, BadVideo("E-MISSING", "no such file", row.path, cure)) for row in missing]
     )
-    raise DataError(
-        f"error[E-MISSING]: {count}, more than --max-bad-fraction={fraction:g} · {listed} · first "
-        f"{first}; {hint}"
-    )
+    limit = f"more than --max-bad-fraction={fraction:g}" if some_left else "none is left"
+    raise DataError(f"error[E-MISSING]: {count}, {limit} · {listed} · first {first}; {hint}")
 
 
 def _absent(paths: Sequence[Path]) -> Iterator[Path]:
@@ -255,8 +256,9 @@ def _given_classes(arguments: argparse.Namespace) -> list[str] | None:
     try:
         lines = arguments.classes.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "not UTF-8")
         raise DataError(
-            f"error: the class list cannot be read ({error}) · {arguments.classes} · give a UTF-8 "
+            f"error: the class list cannot be read ({reason}) · {arguments.classes} · give a UTF-8 "
             "text file with one class on each line"
         ) from error
     return [line.strip() for line in lines if line.strip()]

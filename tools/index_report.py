@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.errors import BadVideo
 from pipeline.manifest import Manifest, Video
 from pipeline.probe import Probe
 from tools.console import encodable, printable
+from tools.whole import whole
 
 SHOWN_ROWS, SHOWN_EXAMPLES, SHOWN_KINDS = 3, 3, 5
 
@@ -39,6 +39,10 @@ def summarise(manifest: Manifest, videos: Sequence[Video], facts: Sequence[Probe
     print(f"  videos    {len(videos)}")
     if set(splits) != {""}:
         print(printable(f"  splits    {_histogram(splits)}"))
+    if len(splits) > 1 and "train" in splits:
+        print(
+            "  note      to train on one split only: data.split=train, or index with --split train"
+        )
     print(f"  classes   {len(manifest.classes)}")
     print(f"  hours     {seconds / 3600:.3g}")
     print(f"  frames    {sum(video.frames for video in videos)}")
@@ -80,11 +84,9 @@ def write_quarantine(path: Path, bad: Bad) -> None:
     path.unlink(missing_ok=True)
     if not bad:
         return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row, error in bad:
             detail = f"{error.what} · {error.cure}"
             line = {"path": error.path, "code": error.code, "detail": detail, "key": row.key}
             text = json.dumps({k: encodable(v) for k, v in line.items()}, ensure_ascii=False)
             file.write(text + "\n")
-    os.replace(partial, path)

@@ -1,4 +1,8 @@
-"""What is already known of the videos of an index that is under way: it survives kill -9."""
+"""What is already known of the videos of an index that is under way: it survives kill -9.
+
+Only of usable ones: why another was refused may have been mended without a trace in the file, by
+permissions, a disk that answers again, or a PyAV with more codecs.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ import os
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pipeline.errors import BadVideo, DataError
+from pipeline.errors import DataError
 from pipeline.probe import Probe
 
 FACTS = {field.name for field in fields(Probe)}
@@ -64,21 +68,22 @@ class Journal:
     def __exit__(self, *_) -> None:
         self._file.close()
 
-    def get(self, key: Key | None) -> Probe | BadVideo | None:
+    def get(self, key: Key | None) -> Probe | None:
         return self._known.get(key) if key else None
 
-    def add(self, key: Key | None, outcome: Probe | BadVideo) -> None:
+    def add(self, key: Key | None, facts: Probe) -> None:
         if key is None:
             return
         path, offset, size, mtime_ns, scan = key
         line = {"path": path, "offset": offset, "size": size, "mtime_ns": mtime_ns, "scan": scan}
-        self._file.write(json.dumps(line | _plain(outcome)).encode() + b"\n")
+        line["facts"] = asdict(facts) | {name: str(getattr(facts, name)) for name in FRACTIONS}
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[Key, Probe | BadVideo]:
+    def _read(self) -> dict[Key, Probe]:
         self._file.seek(0)
         data = self._file.read()
         whole = data.rfind(b"\n") + 1
@@ -87,20 +92,11 @@ class Journal:
         return dict(record for record in records if record)
 
 
-def _plain(outcome: Probe | BadVideo) -> dict[str, Any]:
-    if isinstance(outcome, BadVideo):
-        return {"refusal": [outcome.code, outcome.what, outcome.path, outcome.cure]}
-    facts = asdict(outcome)
-    return {"facts": facts | {name: str(facts[name]) for name in FRACTIONS}}
-
-
-def _record(line: bytes) -> tuple[Key, Probe | BadVideo] | None:
+def _record(line: bytes) -> tuple[Key, Probe] | None:
     try:
         record = json.loads(line)
         key = tuple(record[name] for name in ("path", "offset", "size", "mtime_ns", "scan"))
         hash(key)
-        if "refusal" in record:
-            return key, BadVideo(*record["refusal"])
         facts = record["facts"]
         facts |= {name: Fraction(facts[name]) for name in FRACTIONS}
         return (key, Probe(**facts)) if facts.keys() == FACTS else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,10 +14,23 @@ from tools.journal import Journal, Target
 from tools.pool import Crashed, Stuck, supervised_map
 from tools.progress import progress
 
+# Longest time for one video: a core decodes some 260 frames of 720p a second, so 43 minutes fit.
+VIDEO_SECONDS = 300.0
+# A crafted index can make the demuxer ask for any amount; 40 megapixels and their reference
+# frames take under 2 GB.
+WORKER_BYTES = 4 << 30
+
 Outcome = tuple[Row, Probe | BadVideo]
 
 
+def limit_memory() -> None:
+    """Bounds what a worker process may allocate; nothing in the process that the user started."""
+    if multiprocessing.parent_process() is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (WORKER_BYTES, WORKER_BYTES))
+
+
 def probe_target(target: Target) -> Probe | BadVideo:
+    limit_memory()
     return try_probe(target.path, offset=target.offset, size=target.size, scan=target.scan)
 
 
@@ -41,14 +56,14 @@ def probe_rows(
     if journal is not None:
         known |= {target: journal.get(key) for target, key in keys.items()}
         if found := sum(known[target] is not None for target in keys):
-            print(f"  continuing: {found} videos are known from an interrupted run", flush=True)
+            print(f"  continuing: {found} videos are known from the run before", flush=True)
     todo = [target for target, fact in known.items() if fact is None]
     answers = supervised_map(function, todo, jobs=jobs, timeout_seconds=timeout_seconds)
     with progress(len(todo), "probed") as shown:
         for index, outcome in shown(answers):
             target = todo[index]
             known[target] = _verdict(outcome, target.path)
-            if journal is not None and not isinstance(outcome, Stuck | Crashed):
+            if journal is not None and isinstance(outcome, Probe):
                 journal.add(keys[target], outcome)
     return [(row, known[target]) for row, target in zip(rows, targets, strict=True)]
 

@@ -61,18 +61,23 @@ def _classes(folder: Path) -> list[str]:
     if not (folder / VOCABULARY).is_file():
         return [str(number) for number in range(CLASSES)]
     dives = read_json(folder / VOCABULARY)
-    if not isinstance(dives, list) or not dives:
+    if not isinstance(dives, list) or not dives or not all(map(_is_dive, dives)):
         raise DataError(
             f"error[E-LIST]: expected a list of dives · {folder / VOCABULARY} · download it again"
         )
     return [dive if isinstance(dive, str) else " ".join(map(str, dive)) for dive in dives]
 
 
+def _is_dive(dive: object) -> bool:
+    return isinstance(dive, str | list)
+
+
 def _read_file(path: Path, classes: list[str], index: VideoIndex, source: Source) -> list[Entry]:
     entries = []
     split = "train" if "train" in path.stem.lower() else "test"
     for n, item in enumerate(read_json(path), start=1):
-        name, label = item.get("vid_name"), item.get("label")
+        facts = item if isinstance(item, dict) else {}
+        name, label = facts.get("vid_name"), facts.get("label")
         if not isinstance(name, str) or not isinstance(label, int):
             raise DataError(
                 f"error[E-LIST]: item {n} has no vid_name or label · {path} · download it again"

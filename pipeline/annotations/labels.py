@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.annotations.listing import Entry, Listing, Options, class_key, shown
+from pipeline.annotations.listing import (
+    MOST_CLASSES,
+    Entry,
+    Listing,
+    Options,
+    class_key,
+    shown,
+    too_many_classes,
+)
 from pipeline.errors import DataError
 
 
@@ -142,7 +150,7 @@ def _without_respellings(labels: list[str]) -> list[str]:
 def _integer_labels(
     entries: list[Entry], options: Options, classes: Sequence[str] | None
 ) -> tuple[list[str], list[int]]:
-    numbers = [int(entry.label) for entry in entries]
+    numbers = [_number(entry) for entry in entries]
     least, most = min(numbers), max(numbers)
     gapless = len(set(numbers)) == most - least + 1
     zero_based = classes is not None and most < len(classes)
@@ -164,3 +172,10 @@ def _integer_labels(
             "or correct the label"
         )
     return names, numbers
+
+
+def _number(entry: Entry) -> int:
+    """Raises DataError for a number that would make a list of classes without end."""
+    if len(entry.label.lstrip("0")) > len(str(MOST_CLASSES)) or int(entry.label) >= MOST_CLASSES:
+        raise too_many_classes(entry.label, entry.where)
+    return int(entry.label)

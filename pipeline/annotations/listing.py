@@ -24,6 +24,7 @@ SPLITS = {
 }
 ANNOTATION_SUFFIXES = (".txt", ".csv", ".json")
 MOST_SHOWN = 5
+MOST_CLASSES = 1_000_000  # numbers above are of another column: bytes, times, ids of videos
 MOST_ANNOTATIONS = 400  # in one folder; HMDB51 has 153. More are notes on single videos.
 DROPPED = re.compile(r"""['"()]""")
 
@@ -174,6 +175,14 @@ def shown(names: list[str]) -> str:
     """The first few of many names."""
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return ", ".join(names[:MOST_SHOWN]) + more
+
+
+def too_many_classes(label: str, where: str) -> DataError:
+    shown_label = label if len(label) < 20 else f"{label[:19]}…"
+    return DataError(
+        f"error: {where}: label {shown_label}, but at most {MOST_CLASSES} classes are numbered · "
+        "check that this column is the label (--columns), or pass --no-labels"
+    )
 
 
 def bad_rows(source: Path, bad: list[tuple[int, str]], rows: int, cure: str = "") -> DataError:

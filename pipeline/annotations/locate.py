@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from pipeline.annotations.listing import VIDEO_SUFFIXES, class_key, is_video_name
+from pipeline.annotations.listing import VIDEO_SUFFIXES, class_key, is_video_name, shown
 from pipeline.errors import DataError
 
 PARENTS_SEARCHED, FOLDERS_SEARCHED = 3, 100
@@ -23,8 +23,9 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
     """
     root = Path(os.path.abspath(root))
     videos: list[str] = []
+    again: list[str] = []
     ignored: Counter[str] = Counter()
-    for folder, names in _folders(root):
+    for folder, names in _folders(root, again):
         beginning = "" if folder == str(root) else os.path.relpath(folder, root) + os.sep
         for name in names:
             if is_video_name(name):
@@ -33,18 +34,27 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
                 ignored[os.path.splitext(name)[1].lower() or "no suffix"] += 1
     most = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))[:5]
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in most)
-    return sorted(videos), [f"ignored in {root}: {kinds}"] if ignored else []
+    notes = [f"ignored in {root}: {kinds}"] if ignored else []
+    if again:
+        links = shown([os.path.relpath(link, root) for link in again])
+        notes.append(f"{len(again)} links to folders that are read anyway are left out: {links}")
+    return sorted(videos), notes
 
 
-def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+def _folders(root: Path, again: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names in it); `again` gets the links to folders that had their turn."""
     if not root.is_dir():
         raise DataError(f"error: no such folder · {root} · pass the videos' folder with --root")
     seen = {_identity(root)}
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_unreadable):
         followed = []
         for name in sorted(folders):
+            if name.startswith("."):
+                continue
             identity = _identity(Path(folder, name))
-            if not name.startswith(".") and identity not in seen:
+            if identity in seen:
+                again.append(os.path.join(folder, name))
+            else:
                 seen.add(identity)
                 followed.append(name)
         folders[:] = followed

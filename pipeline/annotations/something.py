@@ -60,7 +60,7 @@ def read_something_v2(source: Source) -> Listing:
         )
     index = VideoIndex(source.root)
     entries = [
-        _entry(index, source, id, label and spelled[_without_commas(label)], str(path))
+        _entry(index, source, id, label and spelled[_without_commas(label)], path, str(path))
         for id, label, path in rows
     ]
     return Listing(entries, [FLIP, *index.notes()], names, may_lack_labels=True)
@@ -99,8 +99,12 @@ def _v2_rows(path: Path, answers: dict[str, str]) -> list[tuple[str, str | None]
             raise DataError(
                 f"error[E-LIST]: item {n} has no numeric id · {path} · download it again"
             )
-        template = item.get("template")
-        label = template.replace("[", "").replace("]", "") if template else None
+        template = item.get("template") or ""
+        if not isinstance(template, str):
+            raise DataError(
+                f"error[E-LIST]: item {n} has no text as template · {path} · download it again"
+            )
+        label = template.replace("[", "").replace("]", "")
         rows.append((str(item["id"]), label or answers.get(str(item["id"]))))
     return rows
 
@@ -139,13 +143,15 @@ def read_something_v1(source: Source) -> Listing:
         if bad := [(n, f"expected id;label, got '{text}'") for n, text, m in matches if not m]:
             raise bad_rows(path, bad, len(lines))
         entries += [
-            _entry(index, source, match[1], match[2] or None, f"{path}:{number}")
+            _entry(index, source, match[1], match[2] or None, path, f"{path}:{number}")
             for number, _, match in matches
         ]
     return Listing(entries, [FLIP, *index.notes()], classes, may_lack_labels=True)
 
 
-def _entry(index: VideoIndex, source: Source, id: str, label: str | None, where: str) -> Entry:
-    split = split_in(Path(where.rpartition(":")[0] or where).stem)
+def _entry(
+    index: VideoIndex, source: Source, id: str, label: str | None, listed: Path, where: str
+) -> Entry:
+    split = split_in(listed.stem)
     path = index.find(id, hints=[split]) or source.root / f"{id}.webm"
     return Entry(id, path, label if source.options.labels else None, where, split)

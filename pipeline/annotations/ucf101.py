@@ -24,10 +24,9 @@ from pipeline.errors import DataError
 
 LIST = re.compile(r"(train|test)list0*([1-9])\.txt", re.IGNORECASE)
 CLASS_LIST = re.compile(r"classind\.txt", re.IGNORECASE)
-LINE = re.compile(r"(?P<name>.+?)(?:\s+(?P<number>\d+))?")
+LINE = re.compile(r"(?P<name>.+?)(?:\s+(?P<number>\d{1,9}))?")
 VIDEO_NAME = re.compile(r"v_(.+)_g\d+_c\d+")
 OFFICIAL_COUNTS = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}
-OFFICIAL_CLASSES = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,8 @@ def _class_list(folder: Path) -> list[str] | None:
     numbered = []
     for at, text in read_lines(files[0]):
         number, _, name = text.rpartition(" ")
-        numbered.append((int(number) if number.isdecimal() else at, name.strip()))
+        known = number.isdecimal() and len(number) < 10
+        numbered.append((int(number) if known else at, name.strip()))
     return [name for _, name in sorted(numbered)]
 
 
@@ -122,12 +122,15 @@ def _labels(lines: list[_Line], classes: list[str] | None) -> list[str | None]:
         label = line.folder or named or _class_in_name(line.name, classes)
         labels.append(label or None)
         if classes and label not in classes:
-            bad.append((line.at, f"class '{label}' is not in classInd.txt"))
+            bad.append((line, f"class '{label}' is not in classInd.txt"))
         elif classes and number is not None and label != named:
             said = f"is '{named}'" if named else "does not exist"
-            bad.append((line.at, f"class {line.number} {said}, but the folder is '{label}'"))
+            bad.append((line, f"class {line.number} {said}, but the folder is '{label}'"))
     if bad:
-        raise bad_rows(lines[0].where, bad, len(lines), "take classInd.txt of the same copy")
+        path = bad[0][0].where  # where both lists are bad, the first tells enough
+        shown = [(line.at, why) for line, why in bad if line.where == path]
+        rows = sum(line.where == path for line in lines)
+        raise bad_rows(path, shown, rows, "take classInd.txt of the same copy")
     return labels
 
 

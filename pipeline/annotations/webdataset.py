@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.annotations.listing import SPLITS, VIDEO_SUFFIXES, Entry, Listing, Source
+from pipeline.annotations.listing import (
+    MOST_CLASSES,
+    SPLITS,
+    VIDEO_SUFFIXES,
+    Entry,
+    Listing,
+    Source,
+    too_many_classes,
+)
+from pipeline.annotations.text import parse_json
 from pipeline.errors import BadVideo, DataError
 from pipeline.shards.tar import BadShard, Member, Sample, group_samples, read_members
 
@@ -24,6 +32,7 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MAX_LABEL_BYTES = 1 << 20
 MAX_TARS = 1_000_000
+MOST_DIGITS = 20  # a longer number stays text, of which the labels' numbering says what it is
 NAME_KEYS = ("class", "class_name", "label_name", "classname")
 NUMBER_KEYS = ("label", "cls", "class_id", "label_id")
 
@@ -63,7 +72,7 @@ def read_webdataset(source: Source) -> Listing:
         notes += [f"{path.name}: {remark}" for remark in remarks]
         found += _entries(path, samples)
     notes.insert(0, f"{len(paths)} tars, {len(found)} videos in them")
-    classes = _classes([label for _, label in found])
+    classes = _classes(found)
     entries = [_labelled(entry, label, classes, source) for entry, label in found]
     lacking = any(label.split for _, label in found)
     return Listing(entries, notes, classes, may_lack_labels=lacking)
@@ -122,7 +131,8 @@ def _label(descriptor: int, sample: Sample, path: Path) -> _Label:
     values = [facts.get(key) for key in (*NUMBER_KEYS, *NAME_KEYS)]
     if "cls" in sample.members:
         text = _text(descriptor, sample.members["cls"], path).strip()
-        values.insert(0, int(text) if text.isdecimal() else text)
+        short = text.isdecimal() and len(text) < MOST_DIGITS
+        values.insert(0, int(text) if short else text)
     number = next((v for v in values if type(v) is int and v >= 0), None)
     name = next((v for v in values if isinstance(v, str) and v), None)
     return _Label(number, name, split)
@@ -132,8 +142,8 @@ def _json(descriptor: int, member: Member | None, path: Path) -> dict:
     if member is None:
         return {}
     try:
-        facts = json.loads(_text(descriptor, member, path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        facts = parse_json(_text(descriptor, member, path))
+    except ValueError as error:
         raise DataError(
             f"error[E-LIST]: no JSON · {path}: {member.name} · write the shard again"
         ) from error
@@ -149,12 +159,14 @@ def _text(descriptor: int, member: Member, path: Path) -> str:
     return os.pread(descriptor, member.size, member.offset).decode("utf-8-sig", "replace")
 
 
-def _classes(labels: list[_Label]) -> list[str] | None:
+def _classes(found: list[tuple[Entry, _Label]]) -> list[str] | None:
     """Names in the order of their numbers, when samples have both; classes never seen: numbers."""
     names: dict[int, str] = {}
-    for label in labels:
+    for entry, label in found:
         if label.number is None or label.name is None:
             continue
+        if label.number >= MOST_CLASSES:
+            raise too_many_classes(str(label.number), entry.where)
         known = names.setdefault(label.number, label.name)
         if known != label.name:
             raise DataError(

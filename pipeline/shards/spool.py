@@ -26,6 +26,7 @@ from pipeline.shards.transcode import PRESETS, transcode
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK_BYTES = 1 << 20
 FILES_PER_FOLDER = 1000
+CHANGED = "E-CHANGED"
 WATCHDOG_EXIT_CODE = 3
 
 
@@ -144,8 +145,9 @@ def _check_unchanged(sample: Sample) -> None:
         while chunk := file.read(CHUNK_BYTES):
             crc = zlib.crc32(chunk, crc)
         if file.size == video.size and crc != video.crc32:
-            what = f"its bytes are not those that were indexed (crc32 {crc}, not {video.crc32})"
-            raise BadVideo("E-CORRUPT", what, video.path, "restore it, or index again")
+            crcs = f"crc32 {crc:08x}, not {video.crc32:08x}"
+            what = f"its bytes are not those that were indexed ({crcs})"
+            raise BadVideo(CHANGED, what, video.path, "restore it, or index again")
 
 
 @contextmanager

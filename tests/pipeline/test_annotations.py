@@ -101,6 +101,9 @@ def test_links_in_circles_end(tmp_path):
     touch(tmp_path / "outside", "z.mp4")
     (root / "linked").symlink_to(tmp_path / "outside")
     assert labels(root) == {"a/x.mp4": 0, "b/y.mp4": 1, "linked/z.mp4": 2}
+    assert read_annotations([root]).notes == [
+        "3 links to folders that are read anyway are left out: a/self, a/up, b/other"
+    ]
 
 
 def test_nothing_found(tmp_path):

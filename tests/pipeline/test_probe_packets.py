@@ -13,6 +13,7 @@ from pipeline.container import decode_linear, open_video, video_stream
 from pipeline.errors import BadVideo
 from pipeline.limits import Limits
 from pipeline.probe import probe, try_probe
+from pipeline.scan import Scan
 from tests import videos
 
 FRAMES = 50
@@ -179,3 +180,22 @@ def test_only_the_first_frame_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "decode_packet", spy)
     probe(path, scan="packets")
     assert len(given) < 10
+
+
+@pytest.mark.parametrize(
+    ("pictures", "span", "time_base", "rate"),
+    [
+        (3, 2, Fraction(1, 25), Fraction(25)),
+        (2, 5, Fraction(1, 3), Fraction(3, 5)),
+        (40_001, 333_331, Fraction(1, 90_000), Fraction(40_000 * 90_000, 333_331)),
+        (1, 0, Fraction(1, 25), None),
+        (4, 1, Fraction(1, 10**9), None),
+    ],
+)
+def test_a_measured_rate_fits_the_manifest(pictures, span, time_base, rate):
+    """Both sides of the fraction are int32 there."""
+    measured = Scan(times=[0] * (pictures - 1) + [span]).measured_rate(time_base)
+    assert (measured is None) == (rate is None)
+    if rate is not None:
+        assert measured.numerator < 2**31
+        assert abs(measured / rate - 1) < Fraction(1, 10**9)

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from pipeline.probe import Probe, try_probe
 from tests import videos
 from tools.index import main
 from tools.journal import Target
-from tools.probing import probe_rows
+from tools.pool import supervised_map
+from tools.probing import WORKER_BYTES, probe_rows, probe_target
 
 ROOT = Path(__file__).parents[2]
 
@@ -233,6 +235,11 @@ def test_usage(arguments, text, index):
 
 def test_errors_are_one_line_unless_debugging(tmp_path, index):
     output = tmp_path / "m.parquet"
+    done = index(tmp_path, "-o", output, "--classes", tmp_path / "none", code=3)
+    assert done.stderr == (
+        f"error: the class list cannot be read (No such file or directory) · {tmp_path}/none · "
+        "give a UTF-8 text file with one class on each line\n"
+    )
     done = index(tmp_path / "none", "-o", output, code=3)
     assert done.stderr.startswith(f"error: no such file or folder · {tmp_path}/none · ")
     assert len(done.stderr.splitlines()) == 1
@@ -309,3 +316,17 @@ def test_named_pipes_in_a_folder(tmp_path, index):
     output = tmp_path / "m.parquet"
     index(tmp_path, "-o", output, "--max-bad-fraction", 0.5)
     assert [line["code"] for line in quarantine(output)] == ["E-NOTFILE"]
+
+
+def limit_seen(target: Target) -> tuple[int, int]:
+    probe_target(target)
+    return resource.getrlimit(resource.RLIMIT_DATA)
+
+
+def test_a_crafted_index_cannot_take_all_memory(tree):
+    """Only the processes that open videos are limited."""
+    targets = [Target(tree / "high jump" / "-i.mp4")]
+    seen = list(supervised_map(limit_seen, targets, jobs=1, timeout_seconds=60))
+    assert seen == [(0, (WORKER_BYTES, WORKER_BYTES))]
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    assert limit_seen(targets[0]) == before != seen[0][1]

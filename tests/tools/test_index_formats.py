@@ -290,7 +290,12 @@ def test_one_official_split(tmp_path, clips, capsys):
         "error: no videos of split 'val' · it has: test, train · pass one\n"
     )
     run(tmp_path / "n.parquet", *arguments)
-    assert "  splits    train (2), test (1)" in capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out.splitlines()
+    assert "  splits    train (2), test (1)" in told
+    assert (
+        "  note      to train on one split only: data.split=train, or index with --split train"
+        in told
+    )
 
 
 def test_all_videos_missing_suggests_the_root(tmp_path, clips, capsys):
@@ -298,7 +303,7 @@ def test_all_videos_missing_suggests_the_root(tmp_path, clips, capsys):
     arguments, _, _ = ucf101(tmp_path, clips)
     run(tmp_path / "m.parquet", arguments[0], code=3)
     error = capsys.readouterr().err
-    assert error.startswith("error[E-MISSING]: 3 of 3 listed videos are missing, more than --max-")
+    assert error.startswith("error[E-MISSING]: 3 of 3 listed videos are missing, none is left · ")
     assert error.endswith(f"; did you mean --root={tmp_path}/UCF-101?\n")
     assert f"first {HANDSTAND}, " in error
 

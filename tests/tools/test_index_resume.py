@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.annotations import Row
 from pipeline.errors import BadVideo, DataError
 from pipeline.probe import Probe, try_probe
 from tests import videos
 from tools import index
 from tools.journal import Journal, Target
+from tools.probing import probe_rows, probe_target
 
 ROOT = Path(__file__).parents[2]
 VIDEOS = 40
@@ -79,7 +82,7 @@ def test_killed_and_run_again(folder, undisturbed, tmp_path):
         first.write_bytes(kept)
         os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (done.returncode, done.stderr) == (0, "")
-    told = f"  continuing: {known} videos are known from an interrupted run"
+    told = f"  continuing: {known} videos are known from the run before"
     assert told in done.stdout.splitlines()
     assert output.read_bytes() == undisturbed
     assert not journal.exists()
@@ -115,15 +118,55 @@ def test_changed_videos_and_other_scans_are_probed_again(tmp_path):
         assert journal.get(Target(tmp_path / "none").key()) is None
 
 
-def test_refusals_come_back(tmp_path):
-    path = tmp_path / "é\n.mp4"
-    path.write_bytes(b"")
-    refusal = try_probe(path)
-    assert isinstance(refusal, BadVideo)
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.add(Target(path).key(), refusal)
-    with Journal(tmp_path / "j.jsonl") as journal:
-        assert journal.get(Target(path).key()).args == refusal.args
+def refused(target: Target) -> BadVideo:
+    return BadVideo("E-CODEC", "no decoder here for its codec", target.path, "re-encode it")
+
+
+def test_what_was_refused_is_probed_again(tmp_path):
+    """Another PyAV, or other permissions, leave no trace in the file."""
+    path = videos.write_video(tmp_path / "é\n.mp4", frames=5)
+    rows = [Row("a", path, -1)]
+    for function, kind in ((refused, BadVideo), (probe_target, Probe), (refused, Probe)):
+        with Journal(tmp_path / "j.jsonl") as journal:
+            work = {"jobs": 1, "timeout_seconds": 60, "journal": journal}
+            ((_, outcome),) = probe_rows(rows, function=function, **work)
+        assert isinstance(outcome, kind)
+
+
+def test_beyond_the_budget_what_is_known_stays(tmp_path, capsys):
+    (tmp_path / "v").mkdir()
+    good = videos.write_video(tmp_path / "v" / "good.mp4", frames=5)
+    bad = good.with_name("bad.mp4")
+    bad.write_bytes(b"")
+    arguments = [str(tmp_path / "v"), "-o", str(tmp_path / "m.parquet")]
+    journal = tmp_path / "m.journal.jsonl"
+    assert index.main(arguments) == 3
+    assert [json.loads(line)["path"] for line in lines(journal)] == [str(good)]
+    bad.unlink()
+    capsys.readouterr()
+    assert index.main(arguments) == 0
+    assert "  continuing: 1 videos are known from the run before" in capsys.readouterr().out
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("limit_bytes", [16, 512])  # of the journal, of the manifest
+def test_a_full_disk_is_one_line_and_the_run_continues(tmp_path, capsys, limit_bytes):
+    path = videos.write_video(tmp_path / "v.mp4", frames=5)
+    output = tmp_path / "m.parquet"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+    try:
+        code = index.main([str(path), "-o", str(output)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 2 and not output.exists()
+    assert capsys.readouterr().err == (
+        f"error[E-DISK]: File too large · {output} · free some space and give the same command "
+        "again\n"
+    )
+    assert index.main([str(path), "-o", str(output)]) == 0
 
 
 @pytest.mark.parametrize(

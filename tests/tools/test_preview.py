@@ -275,7 +275,11 @@ def test_a_full_disk_leaves_no_half_file(numbered, tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert code == 2 and "File too large" in capsys.readouterr().err
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"error[E-DISK]: File too large · {tmp_path}/s.png · free some space and give the same "
+        "command again\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -403,16 +403,16 @@ def test_a_video_that_cannot_be_encoded(own_data, tmp_path, shard):
     (path,) = damage(own_data, 4)
     common = (own_data, "-o", tmp_path / "out", *COPY, "--jobs", 1)
     _, err = shard(*common, code=3)
-    crc = rows_of(own_data)["v4"].crc32
+    crc = f"{rows_of(own_data)['v4'].crc32:08x}"
     assert err.splitlines()[0] == (
-        "error: 1 of 10 videos cannot be encoded, more than --max-bad-fraction=0.01 (E-CORRUPT 1) "
+        "error: 1 of 10 videos cannot be encoded, more than --max-bad-fraction=0.01 (E-CHANGED 1) "
         f"· {tmp_path}/out/quarantine.jsonl · mend or remove them and index again; what is encoded "
         "is kept"
     )
     assert "its bytes are not those that were indexed (crc32 " in err and f"not {crc})" in err
     assert not list((tmp_path / "out").glob("shard-*"))
     out, _ = shard(*common, "--max-bad-fraction", 0.1)
-    assert "  videos     9" in out and "  rejected   1 (E-CORRUPT 1), see quarantine.jsonl" in out
+    assert "  videos     9" in out and "  rejected   1 (E-CHANGED 1), see quarantine.jsonl" in out
     assert "  encoded    0 in this run" in out
     assert [entry["path"] for entry in lines(tmp_path / "out" / "quarantine.jsonl")] == [str(path)]
 
@@ -505,6 +505,18 @@ def test_long_videos_and_segments_are_cut(own_data, tmp_path, shard):
         "segment#001": list(range(8, 14)),
         "segment#002": list(range(14, 20)),
     }
+
+
+def test_of_a_video_that_changed_no_piece_is_taken(own_data, tmp_path, shard):
+    """Its first piece alone compares the bytes; all others decode, to whatever is there now."""
+    path = own_data.parent / "v4.mp4"
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"Xavf"))
+    common = ("--max-seconds", 0.25, "--shards", 1, "--jobs", 1, "--max-bad-fraction", 0.2)
+    out, _ = shard(own_data, "-o", tmp_path / "out", *common)
+    assert {key.partition("#")[0] for key in rows(tmp_path / "out")} == {
+        f"v{n}" for n in range(10) if n != 4
+    }
+    assert "  rejected   3 (E-CHANGED 3), see quarantine.jsonl" in out
 
 
 def test_one_split_of_several(own_data, tmp_path, shard):

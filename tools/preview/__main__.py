@@ -6,7 +6,6 @@ python -m tools.preview configs/demo.yaml -o sheet.png --html page.html
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from tools.console import one_line, positive, printable
 from tools.preview.page import page
 from tools.preview.samples import read_samples
 from tools.preview.sheet import sheet
+from tools.whole import whole
 from training import config, errors, stages
 
 MOST_SAMPLES = 100  # a sheet is one picture in memory
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DataError, *errors.ALL, ValueError, OSError, ImportError) as error:
         if arguments.debug:
             raise
-        print(printable(_line(error)), file=sys.stderr)
+        print(printable(_line(error, arguments.output)), file=sys.stderr)
         return getattr(error, "exit_code", errors.ConfigError.exit_code)
 
 
@@ -101,17 +101,13 @@ def _counted(samples: int) -> str:
 def write(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write the file; it is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole(path) as partial:
         save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, output: Path) -> str:
     if isinstance(error, OSError):
-        return one_line(error)
+        return one_line(error, output)
     if isinstance(error, ImportError):
         return f"error: {error} · a library is missing or broken · python -m tools.doctor"
     if isinstance(error, ValueError):  # what every part raises for a value that makes no sense

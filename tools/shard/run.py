@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.shards.shard import Item, Packer, Shard, finished, libraries, plan_shards, samples_of
-from pipeline.shards.spool import DiskFull, Encoder, Facts, Sample, spool_path
+from pipeline.shards.spool import CHANGED, DiskFull, Encoder, Facts, Sample, spool_path
 from tools.pool import Crashed, Stuck
 from tools.progress import progress
 from tools.shard.duplicates import without_duplicates
@@ -91,6 +91,7 @@ class Sharding:
         """
         samples = self._samples()
         self._encode([sample for sample in samples if sample.number not in self.space.facts])
+        self._refuse_changed(samples)
         shards = self._plan(samples)
         rounds = 0
         while missing := self._missing(shards):
@@ -132,6 +133,18 @@ class Sharding:
             return
         self.space.facts.pop(sample.number, None)
         self.bad[sample.number] = outcome
+
+    def _refuse_changed(self, samples: Sequence[Sample]) -> None:
+        """All pieces of a video that is not the one indexed, which its first piece tells."""
+        changed = {
+            sample.video.key: self.bad[sample.number]
+            for sample in samples
+            if sample.number in self.bad and self.bad[sample.number].code == CHANGED
+        }
+        for sample in samples:
+            if sample.video.key in changed:
+                self.space.facts.pop(sample.number, None)
+                self.bad.setdefault(sample.number, changed[sample.video.key])
 
     def _plan(self, samples: Sequence[Sample]) -> list[Shard]:
         facts, classes = self.space.facts, self.source.classes

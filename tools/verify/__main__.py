@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from tools.console import fraction, one_line, positive, printable, seconds
+from tools.probing import VIDEO_SECONDS
 from tools.verify.files import check_files, sha256_of
 from tools.verify.findings import ERROR, Finding, Row, read_rows
 from tools.verify.report import print_tables, write_lines, write_page
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         data = isinstance(error, DataError)
-        print(printable(str(error) if data else one_line(error)), file=sys.stderr)
+        place = arguments.report or arguments.manifests[0]
+        print(printable(str(error) if data else one_line(error, place)), file=sys.stderr)
         return DataError.exit_code if data else EXIT_USAGE
 
 
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-bad-fraction", type=fraction, default=0.01, help="unusable rows that are in order")
     add("--report", type=Path, metavar="R.html", help="where to write; R.jsonl goes beside it")
     add("--jobs", type=positive, default=len(os.sched_getaffinity(0)), help="worker processes")
-    add("--timeout-seconds", type=seconds, default=120.0, help="longest time for one video")
+    add("--timeout-seconds", type=seconds, default=VIDEO_SECONDS, help="longest time for one video")
     add("--debug", action="store_true", help="show a traceback when something fails")
     return parser
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import resource
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,13 +16,11 @@ from pipeline.limits import Limits
 from pipeline.manifest import Video
 from pipeline.probe import Probe, check_file, examine
 from tools.pool import Crashed, Stuck, supervised_map
+from tools.probing import limit_memory
 from tools.progress import progress
 from tools.verify.findings import Finding, Row
 
 CHUNK_BYTES = 1 << 20
-# A crafted index can make the demuxer ask for any amount; 40 megapixels and their reference
-# frames take under 2 GB.
-WORKER_BYTES = 4 << 30
 INDEX_AGAIN = "restore it, or index again"
 SHARD_AGAIN = "copy or write the shard again"
 # The rows' frames were counted when the manifest was made; here it is enough that they are there.
@@ -84,8 +80,7 @@ def sha256_of(places: Sequence[Place], *, jobs: int, timeout_seconds: float) -> 
 
 def check(stored: Stored) -> BadVideo | Remarks:
     """For worker processes: why a byte range is unusable, or what else there is to say of it."""
-    if multiprocessing.parent_process() is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (WORKER_BYTES, WORKER_BYTES))
+    limit_memory()
     try:
         _check_bytes(stored)
         return _check_frames(stored) if stored.decode else []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -18,6 +16,7 @@ from rich.text import Text
 
 from tools.console import encodable, printable
 from tools.verify.findings import ERROR, NOTE, WARNING, Finding, Row
+from tools.whole import whole
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SHOWN_IN_REPORT = 100
@@ -55,7 +54,7 @@ def print_tables(rows: Sequence[Row], findings: Sequence[Finding], *, strict: bo
 
 def write_lines(path: Path, findings: Sequence[Finding], *, strict: bool) -> None:
     """One JSON object a line: code, level, path, key, detail, manifest."""
-    with _whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         for one in findings:
             line = asdict(one) | {"level": one.level(strict=strict)}
             text = json.dumps({k: encodable(v) for k, v in line.items()}, ensure_ascii=False)
@@ -73,7 +72,7 @@ def write_page(
         sets="".join(_html_row(cells, counts=range(1, 5)) for cells in set_facts(rows)),
         sections="\n".join(sections) or "<h2>Nothing to report</h2>",
     )
-    with _whole(path) as partial:
+    with whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
@@ -132,14 +131,3 @@ def _text(text: str) -> Text:
 
 def _right(name: str) -> Column:
     return Column(name, justify="right")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to: the file is whole or absent."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
