@@ -5,7 +5,7 @@
     python evaluate.py linear --checkpoint random --recipe configs/x.yaml --train ... --test ...
 
 Every test video is counted: one that does not decode is listed, never replaced.
-Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint.
+Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,19 +31,7 @@ Figures = dict[str, float]  # shares from 0 to 1, by the name of the measure
 
 
 def main(argv: list[str]) -> int:
-    args = parse(argv)
-    try:
-        return run(args)
-    except (DataError, *errors.ALL) as error:
-        if args.debug:
-            raise
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except ValueError as error:  # what every part raises for a value that makes no sense there
-        if args.debug:
-            raise
-        print(f"error: {error} · --debug shows where", file=sys.stderr)
-        return errors.ConfigError.exit_code
+    return errors.exit_code_of(run, parse(argv))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

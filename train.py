@@ -16,7 +16,7 @@ import sys
 import torch
 from omegaconf import OmegaConf
 
-from pipeline import DataError, Manifest
+from pipeline import Manifest
 from pipeline.loader import Loader, decoder_of
 from pipeline.quarantine import Quarantine
 from training import config, distributed, errors, stages
@@ -28,26 +28,7 @@ from training.runlog import Journal, RunFolder, environment
 
 
 def main(argv: list[str]) -> int:
-    args = parse(argv)
-    try:
-        recipe = config.load(args.recipe, args.overrides)
-        if args.print_config:
-            print(OmegaConf.to_yaml(OmegaConf.create(recipe.plain())), end="")
-            return 0
-        with distributed.joined(recipe.run.device) as process:
-            return run(recipe, process, args)
-    except (DataError, *errors.ALL) as error:
-        if args.debug:
-            raise
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except ValueError as error:  # what every part raises for a value that makes no sense there
-        if args.debug:
-            raise
-        print(f"error: {error} · --debug shows where", file=sys.stderr)
-        return errors.ConfigError.exit_code
-    except KeyboardInterrupt:  # before the first step: there is nothing to save yet
-        return errors.EXIT_INTERRUPTED
+    return errors.exit_code_of(start, parse(argv))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -66,6 +47,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def start(args: argparse.Namespace) -> int:
+    recipe = config.load(args.recipe, args.overrides)
+    if args.print_config:
+        print(OmegaConf.to_yaml(OmegaConf.create(recipe.plain())), end="")
+        return 0
+    with distributed.joined(recipe.run.device) as process:
+        return run(recipe, process, args)
+
+
 def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> int:
     """The stages of a recipe, one after the other. Returns the exit code."""
     if recipe.run.threads:
@@ -78,7 +68,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
         return 0
 
     folder = RunFolder(recipe.run.dir, writer=process.is_main)
-    state = resume(args.resume, folder, recipe, manifest)
+    state = resume(args.resume, folder, recipe, manifest, process)
     folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(recipe.plain())))
     folder.write_json("env.json", environment())
     kind, why = decoder_of(manifest, recipe.data, str(process.device))

@@ -8,6 +8,8 @@ on another rank (the loader's exchange), or statistics of all ranks (SyncBN).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,6 +87,31 @@ def split_batch_norm(module: nn.Module, groups: int) -> nn.Module:
 def sync_batch_norm(module: nn.Module) -> nn.Module:
     """Converts every batch norm to statistics over all ranks; plain in a single process."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers of the batch norms that each rank fills from its own samples, by state-dict name.
+
+    They change no training step, only what the module does in eval mode.
+    """
+    return {
+        f"{name}.{buffer}".removeprefix("."): tensor
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
+        for buffer, tensor in layer.named_buffers(recurse=False)
+    }
+
+
+def mean_statistics(ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """One set of running statistics from those of all ranks, as SplitBatchNorm has one from its
+    blocks: a moving average is linear, so this is the average over the samples of all.
+    """
+
+    def mean(name: str) -> Tensor:
+        tensors = [rank[name] for rank in ranks]
+        return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
+
+    return {name: mean(name) for name in ranks[0]}
 
 
 def exchange_partners(batch: int, groups: int, *, device: torch.device) -> tuple[Tensor, Tensor]:

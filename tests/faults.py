@@ -16,8 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pipeline.loader import Loader
 from training import checkpoint
+from training.resume import StageState
 from training.runlog import Metrics, ProgressLine
 
 Fault = Callable[[], None]
@@ -138,6 +141,22 @@ class Record:
             add(metrics, step, *rest)
 
         Loader.batches, Metrics.add = recorded, noted
+
+
+@dataclass(frozen=True)
+class KeepStates:
+    """Every process writes its own method state after each step to RANK_STEP.pt in a folder."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        original, rank = StageState.is_due, os.environ.get("RANK", "0")
+
+        def is_due(under_way, step):
+            torch.save(under_way.method.state_dict(), self.folder / f"{rank}_{step}.pt")
+            return original(under_way, step)
+
+        StageState.is_due = is_due
 
 
 @dataclass(frozen=True)

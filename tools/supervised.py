@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import build_backbone
-from pipeline import DataError, Manifest, build_evaluation_loader, build_loader
+from pipeline import Manifest, build_evaluation_loader, build_loader
 from training import config, errors, stages
 from training.optim import build_optimizer, lr_at, set_lr
 
@@ -29,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", required=True, metavar="MANIFEST")
     parser.add_argument("--test", required=True, metavar="MANIFEST")
     parser.add_argument("--clips", type=int, default=2, help="uniform clips of a test video (2)")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        recipe = config.load(args.recipe, args.overrides)
-        train, test = Manifest.read(args.train), Manifest.read(args.test)
-        accuracy = measure(recipe, train, test, clips=args.clips)
-    except (DataError, *errors.ALL) as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return errors.exit_code_of(run, parser.parse_intermixed_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = config.load(args.recipe, args.overrides)
+    train, test = Manifest.read(args.train), Manifest.read(args.test)
+    accuracy = measure(recipe, train, test, clips=args.clips)
     print(f"supervised: top-1 {100 * accuracy:.1f} % of {len(test)} test videos")
     return 0
 

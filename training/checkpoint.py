@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,16 @@ import torch
 
 from training.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
 class Checkpoint:
-    """State after `step` steps of the run. stage: the stage whose method this is."""
+    """State after `step` steps of the run. stage: the stage whose method this is.
+
+    rank_statistics: of a run of several processes, the running statistics of batch norm of each;
+    `method` has their mean, and all else of the method is the same in every process.
+    """
 
     step: int
     stage: str
@@ -36,6 +40,7 @@ class Checkpoint:
     data_fingerprint: str
     versions: dict[str, str]
     world: int = 1
+    rank_statistics: list[dict[str, torch.Tensor]] = field(default_factory=list)
     format: int = FORMAT
 
 

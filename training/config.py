@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from models import method_config
@@ -198,6 +198,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"error: not a recipe: expected groups of keys, got a list · {path}")
     if not given:
         raise ConfigError(f"error: the recipe is empty · {path} · see configs/ for examples")
+    _refuse_missing(given, str(path))
     return given
 
 
@@ -206,9 +207,20 @@ def _read_overrides(overrides: list[str]) -> dict[str, Any]:
         if "=" not in override or override.startswith("-"):
             raise ConfigError(f"error: '{override}': expected key=value, as optim.lr=0.03")
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"error: cannot read an override · {_one_line(error)}") from error
+    _refuse_missing(given, "the command line")
+    return given
+
+
+def _refuse_missing(tree: Any, where: str, key: str = "") -> None:
+    """To OmegaConf ??? is a value yet to come, and merging one keeps the default."""
+    if tree == MISSING:
+        raise ConfigError(f"error: {key}: {MISSING} is no value · {where} · write one, or no key")
+    children = dict(enumerate(tree)) if isinstance(tree, list) else tree
+    for name, value in children.items() if isinstance(children, dict) else ():
+        _refuse_missing(value, where, f"{key}.{name}" if key else str(name))
 
 
 def _refuse_hidden(key: str, given: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch import nn
 
 from training.errors import ConfigError, DistributedError
 
+T = TypeVar("T")
 # What gloo, NCCL and torch's store say when a connection ends.
 PEER_IS_GONE = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe",
                 "Connection refused", "Timed out", "NCCL communicator was aborted")  # fmt: skip
@@ -86,12 +88,18 @@ def wrap(method: nn.Module, process: Process) -> nn.Module:
     )
 
 
+def of_all_ranks(own: T, process: Process) -> list[T]:
+    """What each process gives, in rank order. All have to ask; tensors are to be on the CPU."""
+    if process.world == 1:
+        return [own]
+    all_of_them: list = [None] * process.world
+    dist.all_gather_object(all_of_them, own)
+    return all_of_them
+
+
 def check_same(fingerprint: str, process: Process) -> None:
     """Raise DistributedError unless every process starts with the same recipe and data."""
-    if process.world == 1:
-        return
-    all_of_them: list[str] = [""] * process.world
-    dist.all_gather_object(all_of_them, fingerprint)
+    all_of_them = of_all_ranks(fingerprint, process)
     others = [r for r, other in enumerate(all_of_them) if other != all_of_them[0]]
     if others:
         raise DistributedError(

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from models import Method
+from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest
-from training import checkpoint, config
+from training import checkpoint, config, distributed
 from training.checkpoint import Checkpoint
 from training.distributed import Process
 from training.errors import CheckpointError, ConfigError
@@ -26,9 +27,12 @@ FREE_ON_RESUME = {
 
 
 def resume(
-    asked: str, folder: RunFolder, recipe: config.Recipe, manifest: Manifest
+    asked: str, folder: RunFolder, recipe: config.Recipe, manifest: Manifest, process: Process
 ) -> Checkpoint | None:
-    """The state to continue from, or None for a fresh start.
+    """The state to continue from in this process, or None for a fresh start.
+
+    It has the running statistics of the process's own rank, or their mean when the number of
+    processes is another one now.
 
     asked: "auto" (the newest complete checkpoint of the folder, if any), "never", or the path of
     a checkpoint. Raises ConfigError for "never" in a folder that has a run, CheckpointError for a
@@ -49,6 +53,8 @@ def resume(
     if state:
         _check_same_run(state, recipe, manifest)
         folder.say(f"resuming at step {state.step}, stage '{state.stage}'")
+        if len(state.rank_statistics) == process.world:
+            state.method |= state.rank_statistics[process.rank]
     return state
 
 
@@ -80,9 +86,10 @@ def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest
 
 @dataclass
 class StageState:
-    """One stage under way, and how it gets into the run folder.
+    """One stage under way, and how it gets into the run folder. run_ends: last step of all stages.
 
-    Only the main process touches the disk. run_ends: the last step of all stages.
+    The main process alone touches the disk, but all have to call `save`: each has running
+    statistics of its own.
     """
 
     stage: Stage
@@ -95,7 +102,7 @@ class StageState:
     run_ends: int
 
     def checkpoint(self, step: int) -> Checkpoint:
-        """All that changes the step after `step`."""
+        """All that changes the step after `step`, as it is in this process."""
         return Checkpoint(
             step=step,
             stage=self.stage.name,
@@ -118,11 +125,17 @@ class StageState:
 
         Raises CheckpointError instead when nothing will be saved after this.
         """
+        own = {name: each.cpu() for name, each in running_statistics(self.method).items()}
+        ranks = distributed.of_all_ranks(own, self.process)
         if not self.process.is_main:
             return
+        state = self.checkpoint(step)
+        if self.process.world > 1:
+            state.method |= mean_statistics(ranks)
+            state.rank_statistics = ranks
         keep = self.stage.recipe.run.keep_checkpoints
         try:
-            checkpoint.save(self.folder.checkpoints, self.checkpoint(step), keep=keep)
+            checkpoint.save(self.folder.checkpoints, state, keep=keep)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
             line = (

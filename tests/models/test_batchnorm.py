@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.batchnorm import exchange_partners, split_batch_norm
+from models.batchnorm import (
+    exchange_partners,
+    mean_statistics,
+    running_statistics,
+    split_batch_norm,
+    sync_batch_norm,
+)
 
 SHAPES = {nn.BatchNorm1d: (12, 5), nn.BatchNorm3d: (12, 5, 2, 3, 4)}
 
@@ -91,6 +97,38 @@ def test_indivisible_batch_names_the_cure():
         "split batch norm: a batch of 6 clips per process does not split into 4 groups; "
         "make the batch a multiple of 4 or lower method.split_groups"
     )
+
+
+def test_statistics_of_a_rank_are_those_that_no_other_has():
+    norms = [nn.BatchNorm3d(5), split_batch_norm(nn.BatchNorm1d(5), 2), nn.BatchNorm1d(5)]
+    norms[2] = sync_batch_norm(norms[2])
+    module = nn.Sequential(nn.Linear(5, 5), nn.Sequential(norms[0]), *norms[1:])
+    module.register_buffer("queue", torch.zeros(3))
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    found = running_statistics(module)
+    assert list(found) == [f"{name}.{buffer}" for name in ("1.0", "2") for buffer in buffers]
+    assert all(tensor is module.get_buffer(name) for name, tensor in found.items())
+
+
+def test_the_mean_over_ranks_is_the_moving_average_over_all_samples():
+    """Three ranks, twenty steps, against one norm that averages the ranks in every step."""
+    ranks = [nn.BatchNorm1d(5) for _ in range(3)]
+    together = nn.BatchNorm1d(5).double()
+    for _ in range(20):
+        batches = [torch.randn(4, 5) * 3 + 1 for _ in ranks]
+        for norm, batch in zip(ranks, batches, strict=True):
+            norm(batch)
+        stacked = torch.stack(batches).double()
+        for running, new in (
+            (together.running_mean, stacked.mean(1).mean(0)),
+            (together.running_var, stacked.var(1).mean(0)),
+        ):
+            running.mul_(0.9).add_(0.1 * new)
+    mean = mean_statistics([running_statistics(norm) for norm in ranks])
+    assert torch.allclose(mean["running_mean"].double(), together.running_mean, atol=1e-6)
+    assert torch.allclose(mean["running_var"].double(), together.running_var, rtol=1e-5)
+    assert mean["num_batches_tracked"] == 20
+    assert mean["num_batches_tracked"].dtype == torch.int64
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -195,6 +196,28 @@ def test_objects_in_yaml_do_not_run(tmp_path, tag):
     path = written(tmp_path, f"clip: !!python/{tag} ['touch {canary}']\n")
     assert "not a recipe in YAML" in refused(path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ("clip:\n  frames: ???\n", "clip.frames"),
+        ("clip: ???\n", "clip"),
+        ('augment:\n  scale: [0.5, "???"]\n', "augment.scale.1"),
+        ("run: {stages: {a: {optim: {lr: '???'}}}}\n", "run.stages.a.optim.lr"),
+    ],
+)
+def test_a_value_that_is_still_to_come(tmp_path, text, key):
+    path = written(tmp_path, text)
+    assert refused(path) == f"error: {key}: ??? is no value · {path} · write one, or no key"
+
+
+@pytest.mark.parametrize("key", ["clip.frames", "clip", "run.stages.moco.optim.lr", "run.dir"])
+def test_an_override_that_is_still_to_come(key):
+    line = f"error: {key}: ??? is no value · the command line · write one, or no key"
+    assert refused(SMOKE, f"{key}=???") == line
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        config.of_checkpoint(config.load(SMOKE, []).plain(), "moco", [f"{key}=???"])
 
 
 # Overrides

@@ -16,6 +16,8 @@ from tests.conftest import damage
 from training import config, distributed, stages
 from training.distributed import Process, StopSignal
 from training.errors import ConfigError
+from training.resume import resume
+from training.runlog import RunFolder
 
 STEPS, BATCH = 12, 4
 CPU = torch.device("cpu")
@@ -79,8 +81,8 @@ EXCHANGE = "method.key_batch_norm=exchange"
 def both(tiny_data, tmp_path_factory) -> Path:
     """The run folder of an undisturbed training by two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    record = faults.Record(folder / "samples")
-    ranks = runs.run_ranks(*runs.smoke(tiny_data, folder, EXCHANGE), faults=[record])
+    keep = [faults.Record(folder / "samples"), faults.KeepStates(folder)]
+    ranks = runs.run_ranks(*runs.smoke(tiny_data, folder, EXCHANGE), faults=keep)
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
     assert "2 process(es)" in ranks[0].output
     assert ranks[1].output == "", "only the main process speaks"
@@ -104,10 +106,49 @@ def test_two_ranks_killed_and_resumed(both, tiny_data, tmp_path, step):
     arguments = runs.smoke(tiny_data, folder, EXCHANGE)
     died = runs.run_ranks(*arguments, faults=[faults.KillAfter(step)])
     assert [rank.code for rank in died] == [-9, -9]
-    ranks = runs.run_ranks(*arguments)
+    ranks = runs.run_ranks(*arguments, faults=[faults.KeepStates(folder)])
     assert [rank.code for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
     assert (folder / "metrics.jsonl").read_text() == (both / "metrics.jsonl").read_text()
     runs.assert_same_state(runs.newest(folder), runs.newest(both))
+    for rank in range(2):
+        found, expected = (kept(run, rank, STEPS) for run in (folder, both))
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), f"rank {rank}: {name}"
+
+
+def kept(folder: Path, rank: int, step: int) -> dict[str, torch.Tensor]:
+    """The method's state in one process."""
+    return torch.load(folder / f"{rank}_{step}.pt", weights_only=True)
+
+
+def test_a_checkpoint_has_the_mean_of_the_ranks_running_statistics(both):
+    """Each rank has its own; everything else is the same in both."""
+    first, second = (kept(both, rank, STEPS) for rank in range(2))
+    saved = runs.newest(both).method
+    own = {name for name in saved if not torch.equal(first[name], second[name])}
+    assert own and all(name.endswith((".running_mean", ".running_var")) for name in own)
+    assert own == {name for name in saved if name.endswith((".running_mean", ".running_var"))}
+    for name, tensor in saved.items():
+        mean = (first[name].double() + second[name].double()) / 2
+        close = torch.allclose(tensor.double(), mean, rtol=1e-6, atol=1e-9)
+        assert close if name in own else torch.equal(tensor, first[name]), name
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_in_one_with_the_mean(tiny_data, tmp_path):
+    """There is no other rank to exchange keys with, so they are plain."""
+    arguments = runs.smoke(tiny_data, tmp_path, "method.key_batch_norm=plain")
+    runs.run_ranks(*arguments, faults=[faults.KillAfter(5)])
+    saved = runs.newest(tmp_path)
+    assert saved.step == 4
+    alone = resume("auto", RunFolder(tmp_path), *recipe_and_data(arguments), Process(0, 1, CPU))
+    assert alone.method.keys() == saved.method.keys()
+    assert all(torch.equal(alone.method[name], tensor) for name, tensor in saved.method.items())
+    runs.finished(*arguments)
+
+
+def recipe_and_data(arguments: list[str]) -> tuple[config.Recipe, Manifest]:
+    recipe = config.load(arguments[0], arguments[1:])
+    return recipe, Manifest.read(recipe.data.train)
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(both, tiny_data, tmp_path):
