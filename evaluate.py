@@ -53,8 +53,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     state, recipe = load_source(args)
-    train = Manifest.read(args.train, split=args.split[0])
-    test = Manifest.read(args.test, split=args.split[1])
+    train = Manifest.read(args.train, args.split[0], one_split=True)
+    test = Manifest.read(args.test, args.split[1], one_split=True)
     for manifest in (train, test):
         check_labels(manifest)
     check_classes(train, test)

@@ -60,7 +60,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     """The stages of a recipe, one after the other. Returns the exit code."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    manifest = Manifest.read(recipe.data.train, split=recipe.data.split)
+    manifest = Manifest.read(recipe.data.train, recipe.data.split, one_split=True)
     distributed.check_same(f"{manifest.fingerprint} {recipe.plain()}", process)
     schedule = stages.plan(recipe, len(manifest))
     if args.dry_run:

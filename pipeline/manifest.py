@@ -91,21 +91,27 @@ class Manifest:
         self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
 
     @classmethod
-    def read(cls, path: str | Path, split: str = "") -> Manifest:
+    def read(cls, path: str | Path, split: str = "", *, one_split: bool = False) -> Manifest:
         """The manifest at `path`; with `split`, only the rows of that split.
 
+        one_split: rows of several splits are refused, so that none trains on its test videos.
         Raises DataError for a file that is missing, damaged, foreign, of another version or empty,
         and for a split that it does not have.
         """
         path = Path(os.path.abspath(path))
         table = _read_table(path)
         metadata = _metadata(table, path)
+        splits = sorted(table["split"].unique().to_pylist()) if split or one_split else []
+        present = ", ".join(name or "(none)" for name in splits)
+        if split and split not in splits:
+            raise DataError(f"error: no videos of split '{split}' · {path} · it has: {present}")
         if split:
-            splits = table["split"].unique().to_pylist()
             table = table.filter(pc.equal(table["split"], split))
-            if not len(table):
-                present = ", ".join(name or "(none)" for name in sorted(splits))
-                raise DataError(f"error: no videos of split '{split}' · {path} · it has: {present}")
+        elif len(splits) > 1:
+            raise DataError(
+                f"error: it holds several splits ({present}) · {path} · choose one: "
+                "data.split=NAME to train, --split TRAIN TEST to evaluate"
+            )
         manifest = cls(path, split, table, metadata)
         del table
         # Every worker process holds a manifest; half of the memory would be buffers of the reading.

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     recipe = config.load(args.recipe, args.overrides)
-    train, test = Manifest.read(args.train), Manifest.read(args.test)
+    train, test = (Manifest.read(path, one_split=True) for path in (args.train, args.test))
     accuracy = measure(recipe, train, test, clips=args.clips)
     print(f"supervised: top-1 {100 * accuracy:.1f} % of {len(test)} test videos")
     return 0

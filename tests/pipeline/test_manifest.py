@@ -92,6 +92,20 @@ def test_what_is_written_is_read(tmp_path_factory, videos):
     assert manifest.rotated == any(video.rotation for video in videos)
 
 
+def test_several_splits_are_refused_where_one_is_needed(tmp_path):
+    path = tmp_path / "m.parquet"
+    write_manifest(
+        path, [VIDEO, replace(VIDEO, key="b", split="test")], classes=["x", "y"], options={}
+    )
+    with pytest.raises(DataError) as caught:
+        Manifest.read(path, one_split=True)
+    assert str(caught.value) == (
+        f"error: it holds several splits (test, train) · {path} · choose one: "
+        "data.split=NAME to train, --split TRAIN TEST to evaluate"
+    )
+    assert len(Manifest.read(path, "test", one_split=True)) == 1 and len(Manifest.read(path)) == 2
+
+
 def test_rows_of_one_split(tmp_path):
     path = tmp_path / "m.parquet"
     test = replace(VIDEO, key="b", split="test", label=1)

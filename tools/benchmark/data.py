@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decode import decode_frames
-from pipeline.manifest import Manifest, Video, write_manifest
+from pipeline.manifest import SCHEMA_VERSION, Manifest, Video, write_manifest
 from pipeline.order import order
 from pipeline.shards.transcode import PRESETS
 from tools.benchmark.footage import write_footage
@@ -35,8 +35,8 @@ Decode = Callable[[Video, np.ndarray], np.ndarray]
 
 
 def originals(folder: Path, *, videos: int, seconds: float) -> Manifest:
-    """720p videos with one key frame in 250, made and indexed once."""
-    sources = folder / "originals"
+    """720p videos with one key frame in 250, made once."""
+    sources = folder / f"originals-{videos}x{seconds:g}s"
     sources.mkdir(parents=True, exist_ok=True)
     for n in range(videos):
         write_footage(sources / f"video{n:03d}.mp4", seconds=seconds, seed=n)
@@ -47,8 +47,8 @@ def originals(folder: Path, *, videos: int, seconds: float) -> Manifest:
 def random_clips(folder: Path, source: Manifest, *, clips: int, rounds: int) -> Comparison:
     """Clips of 16 frames, every second one, at random places: open, seek, decode, RGB."""
     shards = folder / "fast"
-    if not (shards / "manifest.parquet").exists():
-        _shard(source.path, shards, preset="fast", jobs=2)
+    shutil.rmtree(shards, ignore_errors=True)  # another version of Kinema may have made them
+    _shard(source.path, shards, preset="fast", jobs=2)
     fast = Manifest.read(shards / "manifest.parquet")
     wanted = _clip_list(fast, clips)
     sides = [
@@ -117,7 +117,7 @@ def making_shards(folder: Path, source: Manifest, *, rounds: int) -> list[Compar
 
 def opening_a_million(folder: Path, *, rounds: int) -> Comparison:
     """Reads a manifest of a million rows and gives the first epoch's first 1,024 videos."""
-    path = folder / "million.parquet"
+    path = folder / f"million-{SCHEMA_VERSION}.parquet"
     if not path.exists():
         _write_million(path)
 

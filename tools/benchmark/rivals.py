@@ -71,13 +71,16 @@ def ffmpeg_program() -> str:
 
 
 def ffmpeg_and_tar(videos: list[Path], folder: Path, *, arguments: list[str]) -> int:
-    """The loop of many data-set scripts: ffmpeg for each video, then one tar. Returns videos."""
+    """The loop of many data-set scripts: ffmpeg for each video, then one tar. Returns videos.
+
+    Decodes with one thread; arguments are those of the encoder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     program = ffmpeg_program()
     with tarfile.open(folder / "shard.tar", "w") as tar:
         for source in videos:
             encoded = folder / f"{source.stem}.mp4"
-            command = [program, "-loglevel", "error", "-y", "-i", str(source), *arguments]
-            subprocess.run([*command, "-an", str(encoded)], check=True)
+            command = [program, "-loglevel", "error", "-y", "-threads", "1", "-i", str(source)]
+            subprocess.run([*command, *arguments, "-an", str(encoded)], check=True)
             tar.add(encoded, arcname=encoded.name)
     return len(videos)

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _preview(arguments: argparse.Namespace) -> None:
     recipe = config.load(arguments.recipe, arguments.overrides)
-    manifest = Manifest.read(recipe.data.train, split=recipe.data.split)
+    manifest = Manifest.read(recipe.data.train, recipe.data.split, one_split=True)
     stage = _chosen(stages.plan(recipe, len(manifest)), arguments.stage, arguments.step)
     step = stage.first_step if arguments.step is None else arguments.step
     samples = list(read_samples(stage, manifest, step=step, count=arguments.samples))
