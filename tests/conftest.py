@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,10 +18,20 @@ TINY_VIDEOS = 10
 
 
 def pytest_configure(config):
+    # A shell's background jobs ignore Ctrl-C, and what they start would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs_cuda: runs on a GPU; REQUIRE_CUDA=1 forbids skipping")
+    config.addinivalue_line(
+        "markers", "interpreted: a kernel on the CPU; tests/models/test_kernels.py starts these"
+    )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    # Triton decides at its import whether it interprets, so these have a process of their own.
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        interpreted = [item for item in items if item.get_closest_marker("interpreted")]
+        config.hook.pytest_deselected(items=interpreted)
+        items[:] = [item for item in items if item not in interpreted]
     if torch.cuda.is_available() or os.environ.get("REQUIRE_CUDA") == "1":
         return
     for item in items:

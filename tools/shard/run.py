@@ -184,12 +184,16 @@ class Sharding:
         packer = Packer(folder, self.space.spool)
         rows: dict[int, Video] = {}
         outcomes = self.workers.map(packer, shards, alone=packer, timeout_seconds=PACKING_SECONDS)
-        with closing(outcomes), progress(len(shards), "packed") as shown:
-            for shard, outcome in shown(outcomes):
-                offsets = _offsets(outcome, folder / shard.name)
-                for item, offset in zip(shard.items, offsets, strict=True):
-                    row = item.facts.row(item.sample, folder / shard.name, offset)
-                    rows[item.sample.number] = row
+        try:
+            with closing(outcomes), progress(len(shards), "packed") as shown:
+                for shard, outcome in shown(outcomes):
+                    offsets = _offsets(outcome, folder / shard.name)
+                    for item, offset in zip(shard.items, offsets, strict=True):
+                        row = item.facts.row(item.sample, folder / shard.name, offset)
+                        rows[item.sample.number] = row
+        except BaseException:
+            self.space.drop_left_overs()  # of the workers that ended with the one that failed
+            raise
         write_manifest(
             folder / "manifest.parquet",
             [rows[number] for number in sorted(rows)],

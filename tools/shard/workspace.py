@@ -92,9 +92,15 @@ class Workspace:
     def drop_shards(self, kept: set[str]) -> None:
         """Remove shards of an earlier plan, and what killed runs left half written."""
         for path in self.folder.iterdir():
-            stale = OURS.fullmatch(path.name) and path.name not in kept
-            if stale or LEFT_OVER.fullmatch(path.name):
+            if OURS.fullmatch(path.name) and path.name not in kept:
                 path.unlink()
+        self.drop_left_overs()
+
+    def drop_left_overs(self) -> None:
+        """Remove what processes that ended left half written."""
+        for path in self.folder.iterdir():
+            if LEFT_OVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove all that is needed while at work only."""
