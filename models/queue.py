@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.ops import enqueue
+
 # K slots, D dimensions, B keys written together
 NO_VIDEO = -1  # id of the random keys that fill the queue at first
 
@@ -23,40 +25,32 @@ class FeatureQueue(nn.Module):
     same queue and torch's generator is left as it was.
     """
 
-    def __init__(self, size: int, dim: int, *, seed: int = 0):
+    def __init__(self, size: int, dim: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
         super().__init__()
         if size < 1:
             raise ValueError(f"queue_size: {size} holds no key; take 1 or more")
         generator = torch.Generator().manual_seed(seed)
         keys = F.normalize(torch.randn(size, dim, generator=generator), dim=1)
-        self.register_buffer("keys", keys)  # [K, D]
+        self.register_buffer("keys", keys.to(dtype))  # [K, D]
         self.register_buffer("ids", torch.full((size,), NO_VIDEO))  # [K] video of each key
         # The random keys count as written before key 0, in slot order: slot K-1 is the newest.
         self.register_buffer("birth_key", torch.arange(-size, 0))  # [K] keys written before it
         self.register_buffer("birth_step", torch.zeros(size, dtype=torch.int64))  # [K]
         self.register_buffer("keys_written", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # calls of enqueue
+        # Scratch of the op, 0 between its calls: no state, so not saved.
+        ticket = torch.zeros((), dtype=torch.int32)
+        self.register_buffer("ticket", ticket, persistent=False)
 
     def __len__(self) -> int:
         return self.keys.shape[0]
 
-    @torch.no_grad()
     def enqueue(self, keys: Tensor, ids: Tensor) -> None:
         """Writes keys [B, D] of videos ids [B] over the oldest; of B > K keys the last K remain.
 
         The write position lives on the device: nothing here waits for it.
         """
-        size, written = len(self), keys.shape[0]
-        skipped = max(0, written - size)  # they would be overwritten within this call
-        offset = torch.arange(skipped, written, device=self.keys.device)
-        birth_key = self.keys_written + offset
-        slot = birth_key % size
-        self.keys.index_copy_(0, slot, keys[skipped:].to(self.keys.dtype))
-        self.ids.index_copy_(0, slot, ids[skipped:])
-        self.birth_key.index_copy_(0, slot, birth_key)
-        self.birth_step.index_copy_(0, slot, self.steps.expand(written - skipped))
-        self.keys_written += written
-        self.steps += 1
+        enqueue(keys.detach(), ids, **dict(self.named_buffers(recurse=False)))
 
     def ages(self, *, unit: Literal["key", "step"] = "key") -> Tensor:
         """Age of every slot, [K] int64.

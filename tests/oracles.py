@@ -39,6 +39,35 @@ def info_nce(
     return total / len(query)
 
 
+def info_nce_gradients(
+    query: Array,
+    key: Array,
+    queue: Array,
+    temperature: float,
+    weight: Array | None = None,
+    query_id: Array | None = None,
+    queue_id: Array | None = None,
+) -> tuple[Array, Array]:
+    """d info_nce / d query and d key: softmax of the logits, less one at the positive."""
+    by_query, by_key = np.zeros(query.shape), np.zeros(key.shape)
+    for i in range(len(query)):
+        vectors = [key[i]]
+        for j in range(len(queue)):
+            if query_id is not None and queue_id[j] != -1 and queue_id[j] == query_id[i]:
+                continue
+            vectors.append((1.0 if weight is None else float(weight[j])) * queue[j])
+        logits = [float(np.dot(query[i], vector)) / temperature for vector in vectors]
+        largest = max(logits)
+        parts = [math.exp(x - largest) for x in logits]
+        mass = sum(parts)
+        p = [part / mass for part in parts]
+        p[0] -= 1
+        by_query[i] = sum(share * vector for share, vector in zip(p, vectors, strict=True))
+        by_key[i] = p[0] * query[i]
+    scale = temperature * len(query)
+    return by_query / scale, by_key / scale
+
+
 def hard_drop(clip: Array, scores: Array, count: int) -> Array:
     """VideoMoCo: the `count` frames of smallest score become their mean over channels and pixels.
 

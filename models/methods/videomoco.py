@@ -39,6 +39,8 @@ class Config:
 
     dim: int = 128  # embedding; MoCo, section 3.3
     queue_size: int = 65_536  # K; MoCo, table 1 and code
+    # How keys are stored; bfloat16 halves the queue and lets a GPU multiply in it. Code: float32.
+    queue_dtype: Literal["float32", "bfloat16"] = "float32"
     momentum: float = 0.999  # of the key encoder; MoCo, section 4.1 and code
     temperature: float = 0.07  # MoCo, section 3.3 and code
     mlp: bool = False  # two-layer head; MoCo v2. Off in VideoMoCo's README
@@ -97,7 +99,8 @@ class VideoMoCo(Method):
         self.views = ViewNeeds(2, exchanged=(1,) if config.key_batch_norm == "exchange" else ())
         self.query = self._query_encoder(backbone)
         self.key = momentum_twin(self.query)
-        self.queue = FeatureQueue(config.queue_size, config.dim, seed=config.seed)
+        dtype = getattr(torch, config.queue_dtype)
+        self.queue = FeatureQueue(config.queue_size, config.dim, seed=config.seed, dtype=dtype)
         self.generator: nn.Module | None = None
         if config.generator == "adversarial":
             self.generator = FrameScorer(frames=frames, size=size)
@@ -195,13 +198,18 @@ class VideoMoCo(Method):
 
     def _contrast(self, query: Tensor, key: Tensor, index: Tensor) -> Tensor:
         config, queue = self.config, self.queue
-        weight = None
-        if config.decay != 1:
-            # As exp(age log t): float32 has t itself to 3e-8, which age 65,536 makes 2e-3.
-            ages = queue.ages(unit=config.decay_unit).to(queue.keys.dtype)
-            weight = torch.exp(ages * math.log(config.decay))
-        same_video = (index, queue.ids) if config.exclude_same_video else (None, None)
-        return info_nce(query, key, queue.keys, config.temperature, weight, *same_video)
+        query_id, queue_id = (index, queue.ids) if config.exclude_same_video else (None, None)
+        return info_nce(
+            query,
+            key,
+            queue.keys,
+            config.temperature,
+            query_id=query_id,
+            queue_id=queue_id,
+            age=None if config.decay == 1 else queue.ages(unit=config.decay_unit),
+            decay=config.decay,
+            unit=True,
+        )
 
     @torch.no_grad()
     def _diagnostics(self, query: Tensor, key: Tensor) -> dict[str, Tensor]:

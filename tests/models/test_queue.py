@@ -4,8 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from models.queue import NO_VIDEO, FeatureQueue
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)]
 
 
 def batches_of(sizes: list[int], dim: int = 3):
@@ -17,18 +20,21 @@ def batches_of(sizes: list[int], dim: int = 3):
         first += size
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 12), st.lists(st.integers(0, 30), max_size=8))
-def test_equals_a_deque(size, sizes):
-    queue = FeatureQueue(size, 3, seed=1)
+@given(size=st.integers(1, 12), sizes=st.lists(st.integers(0, 30), max_size=8))
+def test_equals_a_deque(device, size, sizes):
+    queue = FeatureQueue(size, 3, seed=1).to(device)
     # (key, video, born in step), oldest first
     truth = deque(((row, NO_VIDEO, 0) for row in queue.keys.clone()), maxlen=size)
     for step, (keys, ids) in enumerate(batches_of(sizes)):
-        queue.enqueue(keys, ids)
+        queue.enqueue(keys.to(device), ids.to(device))
         truth.extend((key, int(video), step) for key, video in zip(keys, ids, strict=True))
     oldest_first = queue.ages(unit="key").argsort(descending=True)
     assert queue.ages(unit="key").sort().values.tolist() == list(range(size))
-    assert torch.equal(queue.keys[oldest_first], torch.stack([row for row, _, _ in truth]))
+    assert torch.equal(
+        queue.keys[oldest_first].cpu(), torch.stack([row.cpu() for row, _, _ in truth])
+    )
     assert queue.ids[oldest_first].tolist() == [video for _, video, _ in truth]
     ages = [len(sizes) - step for _, _, step in truth]
     assert queue.ages(unit="step")[oldest_first].tolist() == ages
@@ -74,3 +80,24 @@ def test_step_age_is_the_count_of_the_released_code():
 def test_empty_queue_is_refused():
     with pytest.raises(ValueError, match="queue_size: 0 holds no key; take 1 or more"):
         FeatureQueue(0, 3)
+
+
+def test_keys_are_stored_as_asked():
+    queue = FeatureQueue(6, 4, dtype=torch.bfloat16)
+    assert queue.keys.dtype == torch.bfloat16
+    keys = F.normalize(torch.randn(2, 4), dim=1)
+    queue.enqueue(keys, torch.arange(2))
+    assert torch.equal(queue.keys[:2], keys.bfloat16())
+    assert queue.state_dict()["keys"].dtype == torch.bfloat16
+
+
+def test_scratch_is_not_saved():
+    queue = FeatureQueue(6, 4)
+    assert sorted(queue.state_dict()) == [
+        "birth_key",
+        "birth_step",
+        "ids",
+        "keys",
+        "keys_written",
+        "steps",
+    ]

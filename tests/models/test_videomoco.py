@@ -351,6 +351,18 @@ def test_sync_in_one_process_is_plain():
     )
 
 
+def test_keys_may_be_stored_in_bfloat16():
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        method = small_method("videomoco", queue_dtype=dtype, generator="none")
+        assert method.queue.keys.dtype == getattr(torch, dtype)
+        losses[dtype] = step(method, 0)[0].item()
+    # A key is rounded by 2 ** -9 of itself, its logit by at most that over the temperature.
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], abs=2**-9 / 0.07)
+    assert losses["float32"] != losses["bfloat16"]
+
+
 def test_defaults_are_the_papers():
     config = Config()
     assert (config.dim, config.queue_size, config.momentum) == (128, 65_536, 0.999)
