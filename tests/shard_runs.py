@@ -185,7 +185,9 @@ def _run(log: str, arguments: list[str], video, shard, files, file_limit) -> Non
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    # The server ignores Ctrl-C, and blocks it if it was a loader's workers that started it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faults = {"files": files, "run": os.getpid()}
     tools.shard.run.Encoder = partial(FaultyEncoder, video=video, **faults)
     tools.shard.run.Packer = partial(FaultyPacker, shard=shard, **faults)
