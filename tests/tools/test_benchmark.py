@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import time
 from dataclasses import asdict
@@ -15,7 +18,7 @@ from pipeline.manifest import Video
 from pipeline.probe import probe
 from tests import videos
 from tools.benchmark.__main__ import main
-from tools.benchmark.measure import Comparison, Side, Spread, compare
+from tools.benchmark.measure import Comparison, Side, Spread, compare, one_core
 from tools.benchmark.rivals import decord_clip, ffmpeg_and_tar, pyav_clip
 
 
@@ -61,6 +64,15 @@ def test_ratio_is_taken_round_by_round():
     comparison = Comparison("t", "clips", rates={"ours": [200.0, 20.0], "rival": [100.0, 10.0]})
     assert comparison.ratio("rival") == Spread(2.0, 2.0, 2.0)
     assert comparison.ours == "ours"
+
+
+def test_one_core_is_for_a_while_and_for_children():
+    before = os.sched_getaffinity(0)
+    with one_core():
+        command = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+        child = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert len(os.sched_getaffinity(0)) == 1 and child.stdout == "1\n"
+    assert os.sched_getaffinity(0) == before
 
 
 def test_rate_counts_units_a_second():

@@ -18,7 +18,7 @@ from pipeline.manifest import SCHEMA_VERSION, Manifest, Video, write_manifest
 from pipeline.order import order
 from pipeline.shards.transcode import PRESETS
 from tools.benchmark.footage import write_footage
-from tools.benchmark.measure import Comparison, Side, compare
+from tools.benchmark.measure import Comparison, Side, compare, one_core
 from tools.benchmark.rivals import decord_clip, ffmpeg_and_tar, pyav_clip
 
 CLIP_FRAMES, STRIDE = 16, 2
@@ -82,7 +82,7 @@ def every_preset(folder: Path, source: Manifest, *, clips: int, rounds: int) -> 
 
 
 def making_shards(folder: Path, source: Manifest, *, rounds: int) -> list[Comparison]:
-    """The whole commands, start-up included, one worker and one encoder thread on each side."""
+    """The whole commands, start-up included, each side on one core."""
     scratch = folder / "scratch"
     paths = [source[n].path for n in range(len(source))]
 
@@ -101,18 +101,18 @@ def making_shards(folder: Path, source: Manifest, *, rounds: int) -> list[Compar
     encode = Side("Kinema, fast", ours("fast"))
     program = Side("ffmpeg in a loop, then tar", rival)
     common = {"unit": "videos", "rounds": rounds, "warm_up": False}
+    copy = Side("Kinema, copy", ours("copy"))
     try:
-        return [
-            compare("Re-encoding", [encode, program], goals={program.name: 1.0}, **common),
-            compare(
-                "Copying instead of re-encoding",
-                [Side("Kinema, copy", ours("copy")), encode],
-                goals={encode.name: 8.0},
-                **common,
-            ),
-        ]
+        with one_core():
+            encoded = compare(
+                "Re-encoding, one core", [encode, program], goals={program.name: 1.0}, **common
+            )
+            copied = compare(
+                "Copying instead, one core", [copy, encode], goals={encode.name: 8.0}, **common
+            )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return [encoded, copied]
 
 
 def opening_a_million(folder: Path, *, rounds: int) -> Comparison:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +73,19 @@ class Comparison:
             if name != self.ours:
                 sides[name] |= {"ratio": vars(self.ratio(name)), "goal": self.goals.get(name)}
         return {"title": self.title, "unit": self.unit, "ours": self.ours, "sides": sides}
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps this process, and those it starts, on one core: the ffmpeg program works in several
+    threads whatever it is told, so equal threads would not be equal means.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def compare(
