@@ -216,7 +216,8 @@ def test_each_optional_package_is_looked_at_alone(tmp_path, monkeypatch):
     (tmp_path / "decord.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("sklearn", "tensorboard", "decord"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setitem(sys.modules, module, None)  # noted as absent, so it is again at the end
+        monkeypatch.delitem(sys.modules, module)
     rows = {name: libraries.OPTIONAL[name] for name in ("sklearn", "tensorboard", "decord")}
     monkeypatch.setattr(libraries, "OPTIONAL", {**rows, "no_such": ("no-such", "nothing")})
     found = {finding.name: finding for finding in libraries.optional()}
