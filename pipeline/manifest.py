@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
+from pipeline.facts import Facts
+from pipeline.whole import whole_file
 
 SCHEMA_VERSION = 2
 METADATA_KEY = b"kinema"
@@ -46,34 +48,25 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Video:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video(Facts):
     """One video: bytes [offset, offset + size) of the file `path` (absolute), or a segment of it.
 
-    frames: really decodable. first_frame: frame n of the row is frame first_frame + n of the file,
-    so that rows may share a file; all that follows is said of the whole file. width, height: as
-    displayed. rotation: degrees clockwise that turn the stored picture upright. start_pts: time of
-    the file's frame 0 in units of time_base seconds. label: -1 for none.
+    first_frame: frame n of the row is frame first_frame + n of the file, so that rows may share a
+    file; all facts but `frames` are of the whole file. label: -1 for none.
     """
 
     key: str
     path: Path
-    offset: int
-    size: int
-    crc32: int
-    frames: int
-    fps: Fraction
-    width: int
-    height: int
-    rotation: int
-    codec: str
-    keyframe_distance_frames: int
-    vfr: bool
-    start_pts: int
-    time_base: Fraction
+    offset: int = 0
     label: int = NO_LABEL
     split: str = ""
     first_frame: int = 0
+
+    @classmethod
+    def of(cls, facts: Facts, **columns) -> Video:
+        """The row of a video with these facts; columns: what else a row has, or says otherwise."""
+        return cls(**facts.columns() | columns)
 
 
 class Manifest:
@@ -182,15 +175,8 @@ def write_manifest(
     }
     metadata = {METADATA_KEY: json.dumps(described, sort_keys=True).encode()}
     table = pa.table(_columns(videos, path.parent), schema=SCHEMA.with_metadata(metadata))
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
     return Manifest.read(path)
 
 

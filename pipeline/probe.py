@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 
+from pipeline.checksum import crc32
 from pipeline.container import ByteRange, moving_streams, open_video, video_stream
 from pipeline.errors import BadVideo
+from pipeline.facts import Facts
 from pipeline.layout import declared_bytes, declared_samples, lacks_moov
 from pipeline.limits import DEFAULT_LIMITS, Limits
 from pipeline.scan import Scan, scan_frames, scan_packets
 
-CHUNK_BYTES = 1 << 20
 MOST_SIZES = 4
 ADDRESS = re.compile(r"(^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has only one slash behind it
 ScanKind = Literal["decode", "packets"]
@@ -54,29 +54,10 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Facts of one video; the columns of the manifest have the same names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Facts):
+    """Facts of one video. damaged_frames: lost or concealed, but within the limit."""
 
-    width, height: as displayed, except that pixels that are not square stay so.
-    rotation: degrees clockwise that turn the stored picture upright.
-    keyframe_distance_frames: most frames from one key frame to the next (or the end).
-    vfr: False when round((pts - start_pts) * time_base * fps) is the frame's number for all frames.
-    damaged_frames: lost or concealed, but within the limit.
-    """
-
-    size: int
-    crc32: int
-    frames: int
-    fps: Fraction
-    width: int
-    height: int
-    rotation: int
-    codec: str
-    keyframe_distance_frames: int
-    vfr: bool
-    start_pts: int
-    time_base: Fraction
     damaged_frames: int
 
 
@@ -126,7 +107,7 @@ def examine(
     check_file(path)
     try:
         with ByteRange(path, offset, size) as file:
-            crc32 = _crc32(file)
+            crc = crc32(file)
             _check_head(file, path)
             length, declared = file.size, declared_bytes(file)
             without_moov = lacks_moov(file)
@@ -147,7 +128,7 @@ def examine(
     except Exception as error:  # PyAV also raises IndexError, MemoryError and others on damage
         what = f"cannot be decoded ({type(error).__name__}: {error})"
         raise BadVideo("E-CORRUPT", what, path, AGAIN) from error
-    return Probe(size=length, crc32=crc32, **facts), remarks
+    return Probe(size=length, crc32=crc, **facts), remarks
 
 
 def check_file(path: str | Path) -> None:
@@ -168,13 +149,6 @@ def check_file(path: str | Path) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in KINDS if test(mode)), "no regular file")
         raise BadVideo("E-NOTFILE", f"is {kind}", path, "leave it out")
-
-
-def _crc32(file: ByteRange) -> int:
-    crc = 0
-    while chunk := file.read(CHUNK_BYTES):
-        crc = zlib.crc32(chunk, crc)
-    return crc
 
 
 def _check_head(file: ByteRange, path: str | Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,9 +48,8 @@ def make_data_set(folder: Path, *, videos: int = TINY_VIDEOS, labels: bool = Tru
     rows = []
     for number in range(videos):
         path = write_video(folder / f"v{number}.mp4", frames=12 + number, size=(40, 32), gop=8)
-        facts = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
         label = number % 2 if labels else -1
-        rows.append(Video(key=path.stem, path=path, offset=0, label=label, **facts))
+        rows.append(Video.of(probe(path), key=path.stem, path=path, label=label))
     path = folder / "tiny.parquet"
     write_manifest(path, rows, classes=["even", "odd"] if labels else [], options={})
     return path

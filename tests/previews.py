@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -42,8 +42,7 @@ def data_set(folder: Path, *, videos: int = 8, pixels=None, labels: bool = True)
     for number in range(videos):
         path = folder / f"v{number}.mp4"
         write_video(path, frames=20 + number, size=(SIDE, SIDE), gop=8, pixels=pixels)
-        facts = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-        rows.append(Video(key=path.stem, path=path, offset=0, label=number % 2, **facts))
+        rows.append(Video.of(probe(path), key=path.stem, path=path, label=number % 2))
     rows = rows if labels else [replace(row, label=-1) for row in rows]
     classes = ["even", "odd"] if labels else []
     write_manifest(folder / "data.parquet", rows, classes=classes, options={})

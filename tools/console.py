@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from pipeline.errors import DataError
+from pipeline.whole import FULL_DISK
+from training.errors import EXIT_INTERRUPTED, ConfigError
+
+
+def exit_code_of(
+    program: Callable[[argparse.Namespace], int],
+    arguments: argparse.Namespace,
+    *,
+    output: str | Path,
+    interrupted: str,
+    errors: tuple[type[Exception], ...] = (),
+    continues: bool = False,
+) -> int:
+    """Run a tool. DataError, OSError and `errors` become a line on the terminal and an exit code.
+
+    output: what is to be written, for errors that name no file. interrupted: what Ctrl-C leaves,
+    for its line. continues: the same command goes on where a full disk has ended it.
+    arguments.debug: let errors through instead, with their tracebacks.
+    """
+    try:
+        return program(arguments)
+    except (DataError, OSError, *errors) as error:
+        if arguments.debug:
+            raise
+        print(printable(_one_line(error, output, continues)), file=sys.stderr)
+        return getattr(error, "exit_code", ConfigError.exit_code)
+    except KeyboardInterrupt:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _one_line(error: Exception, output: str | Path, continues: bool) -> str:
+    if isinstance(error, OSError):
+        what, where = error.strerror or error, error.filename or output
+        if error.errno not in FULL_DISK:
+            return f"error: {what} · {where} · check path and permissions"
+        again = "free some space and give the same command again" + ": it continues" * continues
+        return f"error[E-DISK]: {what} · {where} · {again}"
+    if isinstance(error, ImportError):
+        return f"error: {error} · a library is missing or broken · python -m tools.doctor"
+    if isinstance(error, ValueError):  # what every part raises for a value that makes no sense
+        return f"error: {error} · --debug shows where"
+    return str(error)
 
 
 def encodable(text: str) -> str:
@@ -19,14 +63,6 @@ def printable(text: str) -> str:
     """Text without control characters: a file name must not steer the terminal."""
     kept = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in encodable(text))
     return "".join(kept)
-
-
-def one_line(error: OSError, place: str | Path = "-") -> str:
-    """place: what was to be written, for errors that name no file."""
-    what, where = error.strerror or error, error.filename or place
-    if error.errno in FULL_DISK:
-        return f"error[E-DISK]: {what} · {where} · free some space and give the same command again"
-    return f"error: {what} · {where} · check path and permissions"
 
 
 def positive(text: str) -> int:

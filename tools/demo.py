@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.whole import whole_file
 from training.errors import EXIT_INTERRUPTED, EXIT_STOPPED, ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +105,9 @@ class Record:
         before = self.steps.get(step.name, {}).get("seconds", 0.0)
         entry = {"command": step.command, "seconds": before + seconds, "done": done}
         self.steps[step.name] = entry
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({**self.settings, "steps": self.steps}, indent=2) + "\n")
-        partial.replace(self.path)
+        text = json.dumps({**self.settings, "steps": self.steps}, indent=2) + "\n"
+        with whole_file(self.path) as file:
+            file.write(text.encode())
 
     def seconds(self) -> dict[str, float]:
         """Time of each part of the work: steps whose names begin with the same word together."""

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -42,7 +42,6 @@ from tools.index_report import (
 from tools.journal import Journal
 from tools.probing import VIDEO_SECONDS, Outcome, probe_rows
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 # Asking a network file system for one file at a time takes a millisecond each.
 STAT_THREADS, STAT_CHUNK = 16, 256
 
@@ -50,18 +49,12 @@ STAT_THREADS, STAT_CHUNK = 16, 256
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok, 2 usage, 3 data, 130 Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _index(arguments)
-    except KeyboardInterrupt:
-        print("interrupted: no manifest was written; run it again to continue", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (DataError, OSError) as error:
-        if arguments.debug:
-            raise
-        is_data = isinstance(error, DataError)
-        line = str(error) if is_data else console.one_line(error, arguments.output)
-        print(printable(line), file=sys.stderr)
-        return DataError.exit_code if is_data else EXIT_USAGE
+    return console.exit_code_of(
+        _index,
+        arguments,
+        output=arguments.output,
+        interrupted="no manifest was written; run it again to continue",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -233,19 +226,16 @@ def _write(
 def _video(row: Row, facts: Probe | BadVideo) -> Video | BadVideo:
     if isinstance(facts, BadVideo):
         return facts
-    columns = asdict(facts)
-    del columns["damaged_frames"]
-    if row.span:
-        first, frames = row.span.frames(facts.frames, facts.fps)
-        if not frames:
-            what = (
-                f"its segment {row.span} is behind the end ({float(facts.frames / facts.fps):g} s)"
-            )
-            cure = "correct the segment or leave it out"
-            return BadVideo("E-NOFRAMES", what, row.path, cure)
-        columns |= {"first_frame": first, "frames": frames}
-    columns |= {"label": row.label, "split": row.split, "offset": row.offset}
-    return Video(key=row.key, path=row.path, **columns)
+    place = {"key": row.key, "path": row.path, "offset": row.offset}
+    video = Video.of(facts, **place, label=row.label, split=row.split)
+    if not row.span:
+        return video
+    first, frames = row.span.frames(facts.frames, facts.fps)
+    if not frames:
+        what = f"its segment {row.span} is behind the end ({float(facts.frames / facts.fps):g} s)"
+        cure = "correct the segment or leave it out"
+        return BadVideo("E-NOFRAMES", what, row.path, cure)
+    return replace(video, first_frame=first, frames=frames)
 
 
 def _given_classes(arguments: argparse.Namespace) -> list[str] | None:

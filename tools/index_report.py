@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from pipeline.annotations import Annotations, Row
 from pipeline.errors import BadVideo
 from pipeline.manifest import Manifest, Video
 from pipeline.probe import Probe
-from tools.console import encodable, printable
-from tools.whole import whole
+from tools.console import printable
+from tools.lines import write_lines
 
 SHOWN_ROWS, SHOWN_EXAMPLES, SHOWN_KINDS = 3, 3, 5
 
@@ -84,9 +83,9 @@ def write_quarantine(path: Path, bad: Bad) -> None:
     path.unlink(missing_ok=True)
     if not bad:
         return
-    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for row, error in bad:
-            detail = f"{error.what} · {error.cure}"
-            line = {"path": error.path, "code": error.code, "detail": detail, "key": row.key}
-            text = json.dumps({k: encodable(v) for k, v in line.items()}, ensure_ascii=False)
-            file.write(text + "\n")
+    write_lines(path, (_entry(row, error) for row, error in bad))
+
+
+def _entry(row: Row, error: BadVideo) -> dict[str, str]:
+    detail = f"{error.what} · {error.cure}"
+    return {"path": error.path, "code": error.code, "detail": detail, "key": row.key}

@@ -11,35 +11,18 @@ import av
 from av.container import OutputContainer
 
 from pipeline.container import video_stream
+from pipeline.facts import Facts
 from pipeline.scan import Scan
 
 READ = 1  # AVIO_FLAG_READ
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One video as bytes. The fields have the names and meanings of the manifest's columns.
-
-    suffix: of the file name, such as "mp4".
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded(Facts):
+    """One video as bytes. suffix: of the file name, such as "mp4"."""
 
     data: bytes
     suffix: str
-    crc32: int
-    frames: int
-    fps: Fraction
-    width: int
-    height: int
-    rotation: int
-    codec: str
-    keyframe_distance_frames: int
-    vfr: bool
-    start_pts: int
-    time_base: Fraction
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
 
 
 class MemoryFile(io.BytesIO):
@@ -93,6 +76,7 @@ def described(data: bytes, suffix: str, *, rotation: int = 0) -> Encoded:
         return Encoded(
             data=data,
             suffix=suffix,
+            size=len(data),
             crc32=zlib.crc32(data),
             frames=scan.frames,
             fps=fps,

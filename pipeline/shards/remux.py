@@ -88,6 +88,5 @@ def _decoding_times(packets: list[Packet]) -> list[int]:
 def _as_it_is(video: Video, suffix: str) -> Encoded:
     with ByteRange(video.path, video.offset, video.size) as file:
         data = file.readall()
-    known = set(Encoded.__dataclass_fields__) - {"data", "suffix", "crc32"}
-    facts = {name: getattr(video, name) for name in known}
-    return Encoded(data=data, suffix=suffix, crc32=zlib.crc32(data), **facts)
+    facts = video.columns() | {"size": len(data), "crc32": zlib.crc32(data)}
+    return Encoded(data=data, suffix=suffix, **facts)

@@ -23,10 +23,12 @@ from urllib.parse import quote
 
 import av
 
+from pipeline.checksum import sha256
 from pipeline.errors import DataError
 from pipeline.manifest import NO_LABEL, Video
-from pipeline.shards.spool import DiskFull, Facts, Sample, spool_path, whole_file
+from pipeline.shards.spool import DiskFull, Sample, Spooled, room_for, spool_path
 from pipeline.shards.tar import BLOCK_BYTES, TarWriter
+from pipeline.whole import whole_file
 
 # Of a member's name: dots, which would end the key; the percent sign itself; what a terminal or a
 # file system could stumble over; slashes that do not stand between two names; and the underscores
@@ -85,11 +87,11 @@ class Item:
     """A sample that goes into a shard. json: the contents of its second member."""
 
     sample: Sample
-    facts: Facts
+    facts: Spooled
     json: bytes
 
     @classmethod
-    def of(cls, sample: Sample, facts: Facts, classes: Sequence[str]) -> Item:
+    def of(cls, sample: Sample, facts: Spooled, classes: Sequence[str]) -> Item:
         return cls(sample, facts, _described(sample, facts, classes))
 
     @property
@@ -98,7 +100,7 @@ class Item:
         return sum(BLOCK_BYTES * (1 + -(-size // BLOCK_BYTES)) for size in sizes)
 
 
-def _described(sample: Sample, facts: Facts, classes: Sequence[str]) -> bytes:
+def _described(sample: Sample, facts: Spooled, classes: Sequence[str]) -> bytes:
     video = sample.video
     described = {
         "key": sample.key,
@@ -178,7 +180,7 @@ class Packer:
         """Offsets of the items' videos in the tar, which is kept where it is whole already."""
         try:
             sidecar = finished(shard, self.folder)
-            if sidecar is None or sidecar["sha256"] != _sha256(self.folder / shard.name):
+            if sidecar is None or sidecar["sha256"] != sha256(self.folder / shard.name):
                 sidecar = self._write(shard)
         except (DataError, DiskFull) as error:
             return error
@@ -188,7 +190,8 @@ class Packer:
 
     def _write(self, shard: Shard) -> dict:
         needed = sum(item.bytes_in_tar for item in shard.items)
-        with whole_file(self.folder / shard.name, needed=needed) as file:
+        path = self.folder / shard.name
+        with room_for(path, needed=needed), whole_file(path) as file:
             hashed = _Hashed(file)
             tar = TarWriter(hashed)
             offsets = [self._add(tar, item) for item in shard.items]
@@ -202,7 +205,8 @@ class Packer:
             "offsets": offsets,
         }
         text = (json.dumps(sidecar) + "\n").encode()
-        with whole_file(self.folder / shard.sidecar, needed=len(text)) as file:
+        path = self.folder / shard.sidecar
+        with room_for(path, needed=len(text)), whole_file(path) as file:
             file.write(text)
         return sidecar
 
@@ -242,11 +246,6 @@ def finished(shard: Shard, folder: Path) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return sidecar if same else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def libraries() -> dict[str, str]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-import socket
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
+from pipeline.checksum import crc32
 from pipeline.container import ByteRange
 from pipeline.errors import BadVideo
+from pipeline.facts import Facts
 from pipeline.manifest import Video
 from pipeline.probe import check_file
-from pipeline.shards.encoded import Encoded
 from pipeline.shards.transcode import PRESETS, transcode
+from pipeline.whole import FULL_DISK, whole_file
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CHUNK_BYTES = 1 << 20
 FILES_PER_FOLDER = 1000
 CHANGED = "E-CHANGED"
 WATCHDOG_EXIT_CODE = 3
@@ -41,32 +37,15 @@ class Sample:
     frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """An encoded sample, by the manifest's columns; its bytes are in the spool."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled(Facts):
+    """An encoded sample; its bytes are in the spool. suffix: of its name in a shard."""
 
     number: int
     suffix: str
-    size: int
-    crc32: int
-    frames: int
-    fps: Fraction
-    width: int
-    height: int
-    rotation: int
-    codec: str
-    keyframe_distance_frames: int
-    vfr: bool
-    start_pts: int
-    time_base: Fraction
 
     @classmethod
-    def of(cls, number: int, encoded: Encoded) -> Facts:
-        names = set(cls.__dataclass_fields__) - {"number"}
-        return cls(number, **{name: getattr(encoded, name) for name in names})
-
-    @classmethod
-    def from_json(cls, text: str) -> Facts:
+    def from_json(cls, text: str) -> Spooled:
         """Raises ValueError for anything but a whole line of `to_json`."""
         values = json.loads(text)
         if not isinstance(values, dict) or values.keys() != set(cls.__dataclass_fields__):
@@ -79,10 +58,9 @@ class Facts:
 
     def row(self, sample: Sample, path: Path, offset: int) -> Video:
         """The manifest's row of the sample in a tar."""
-        columns = asdict(self)
-        del columns["number"], columns["suffix"]
-        columns |= {"label": sample.video.label, "split": sample.video.split}
-        return Video(key=sample.key, path=path, offset=offset, **columns)
+        video = sample.video
+        place = {"key": sample.key, "path": path, "offset": offset}
+        return Video.of(self, **place, label=video.label, split=video.split)
 
 
 def spool_path(spool: Path, number: int) -> Path:
@@ -101,7 +79,7 @@ class Encoder:
     spool: Path
     watchdog_seconds: float | None = None
 
-    def __call__(self, sample: Sample) -> Facts | BadVideo | DiskFull:
+    def __call__(self, sample: Sample) -> Spooled | BadVideo | DiskFull:
         path = spool_path(self.spool, sample.number)
         try:
             with _watchdog(self.watchdog_seconds):
@@ -113,11 +91,11 @@ class Encoder:
                     frames=sample.frames,
                 )
             path.parent.mkdir(exist_ok=True)
-            with whole_file(path, needed=encoded.size, sync=False) as file:
+            with room_for(path, needed=encoded.size), whole_file(path, sync=False) as file:
                 file.write(encoded.data)
         except (BadVideo, DiskFull) as error:
             return error
-        return Facts.of(sample.number, encoded)
+        return Spooled(number=sample.number, suffix=encoded.suffix, **encoded.columns())
 
 
 @contextmanager
@@ -140,49 +118,24 @@ def _check_unchanged(sample: Sample) -> None:
     if sample.first_frame != video.first_frame:
         return
     check_file(video.path)
-    crc = 0
     with ByteRange(video.path, video.offset, video.size) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-        if file.size == video.size and crc != video.crc32:
-            crcs = f"crc32 {crc:08x}, not {video.crc32:08x}"
-            what = f"its bytes are not those that were indexed ({crcs})"
-            raise BadVideo(CHANGED, what, video.path, "restore it, or index again")
+        crc = crc32(file)
+    if file.size == video.size and crc != video.crc32:
+        crcs = f"crc32 {crc:08x}, not {video.crc32:08x}"
+        what = f"its bytes are not those that were indexed ({crcs})"
+        raise BadVideo(CHANGED, what, video.path, "restore it, or index again")
 
 
 @contextmanager
-def whole_file(path: Path, *, needed: int, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file that appears under its name whole or not at all; a partial one is removed.
-
-    needed: its size in bytes, for the message of DiskFull. sync: it outlasts a power failure.
-    """
-    owner = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    partial = path.with_name(f"{path.name}.{owner}.partial")
+def room_for(path: Path, *, needed: int) -> Iterator[None]:
+    """Raises DiskFull where a file of `needed` bytes cannot be written for lack of space."""
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-        if sync:
-            _sync_folder(path.parent)
+        yield
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         raise DiskFull(error.strerror, needed, free, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DiskFull(Exception):

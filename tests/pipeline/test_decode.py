@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -57,8 +57,7 @@ KINDS = {
 
 
 def described(path) -> Video:
-    found = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-    return Video(key=path.stem, path=path, offset=0, **found)
+    return Video.of(probe(path), key=path.stem, path=path)
 
 
 @pytest.fixture(scope="module")

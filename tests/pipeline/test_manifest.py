@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.manifest import SCHEMA, Manifest, Video, write_manifest
+from pipeline.probe import Probe
 
 VIDEO = Video(
     key="jump/a.mp4",
@@ -272,6 +273,18 @@ def test_other_version(tmp_path, version):
     assert message(Manifest.read, path) == (
         f"error: manifest version {version}, this Kinema reads 2 · {path} · {AGAIN}"
     )
+
+
+def test_a_row_of_facts_has_them_and_what_is_said_beside_them():
+    facts = VIDEO.columns()
+    probed = Probe(**facts, damaged_frames=3)
+    assert probed.columns() == facts, "what a subclass adds is not a fact"
+    row = Video.of(probed, key="b", path=Path("/b.mp4"))
+    assert row == Video(key="b", path=Path("/b.mp4"), **facts)
+    assert (row.offset, row.label, row.split, row.first_frame) == (0, -1, "", 0)
+    assert Video.of(probed, key="b", path=Path("/b.mp4"), frames=9) == replace(row, frames=9)
+    place = {name: getattr(VIDEO, name) for name in Video.__dataclass_fields__.keys() - facts}
+    assert Video.of(probed, **place) == VIDEO
 
 
 def test_segments_of_one_file_are_rows_of_their_own(tmp_path):

@@ -10,7 +10,6 @@ depth would be off by more.
 """
 
 import subprocess
-from dataclasses import asdict
 
 import imageio_ffmpeg
 import numpy as np
@@ -71,8 +70,7 @@ def test_pictures_are_those_of_the_ffmpeg_program(tmp_path, name):
     ffmpeg("-f", "lavfi", "-i", source, *KINDS[name], "-threads", "1", path)
     facts = probe(path)
     assert facts == probe(path, scan="packets")
-    columns = {k: v for k, v in asdict(facts).items() if k in Video.__dataclass_fields__}
-    video = Video(key=name, path=path, offset=0, **columns)
+    video = Video.of(facts, key=name, path=path)
     ours = decode_frames(video, np.arange(facts.frames), timeout_seconds=30)
     assert ours.dtype == np.uint8
     to_rgb = ["-sws_flags", "bilinear", "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]

@@ -20,7 +20,7 @@ from pipeline.augment import Draw, brightness, contrast, hue, saturation
 from tests.conftest import damage
 from tests.previews import PLAIN, SIDE, SMOKE, data_set, grey_ramp, planned, ramps, shown, views
 from tests.videos import read_number
-from tools.preview.__main__ import main, write
+from tools.preview.__main__ import main
 from tools.preview.draws import color_words, describe
 from tools.preview.page import page
 from tools.preview.pictures import outlined, view_color
@@ -281,19 +281,6 @@ def test_a_full_disk_leaves_no_half_file(numbered, tmp_path, capsys):
         "command again\n"
     )
     assert not list(tmp_path.iterdir())
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text("old")
-
-    def fails(partial: Path) -> None:
-        partial.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        write(path, fails)
-    assert [p.name for p in tmp_path.iterdir()] == ["page.html"] and path.read_text() == "old"
 
 
 def test_a_missing_library_points_to_the_doctor(numbered, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -531,10 +531,8 @@ def test_one_split_of_several(own_data, tmp_path, shard):
 
 def test_copying_warns_of_long_gops(tmp_path, shard):
     path = videos.write_video(tmp_path / "long.mp4", frames=80, gop=250)
-    facts = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-    write_manifest(
-        tmp_path / "m.parquet", [Video("long", path, 0, **facts)], classes=[], options={}
-    )
+    video = Video.of(probe(path), key="long", path=path)
+    write_manifest(tmp_path / "m.parquet", [video], classes=[], options={})
     out, _ = shard(tmp_path / "m.parquet", "-o", tmp_path / "out", *COPY, "--jobs", 1)
     assert out.splitlines()[-1] == (
         "  warning: 1 of 1 videos have up to 80 frames between key frames: random clips of them "

@@ -4,7 +4,7 @@ import pty
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,9 @@ CLASSES = ["jump", "run"]
 
 
 def row(path, *, key=None, label=-1, split="", offset=0, size=None, **changes) -> Video:
-    facts = asdict(probe(path, offset=offset, size=size))
-    columns = {k: v for k, v in facts.items() if k in Video.__dataclass_fields__}
-    video = Video(
-        key=key or path.name, path=path, offset=offset, label=label, split=split, **columns
-    )
-    return replace(video, **changes)
+    facts = probe(path, offset=offset, size=size)
+    place = {"key": key or path.name, "path": path, "offset": offset}
+    return Video.of(facts, **place, label=label, split=split, **changes)
 
 
 def manifest(path, rows, classes=CLASSES) -> Path:

@@ -17,9 +17,10 @@ from pathlib import Path
 from tools.doctor import libraries, machine
 from tools.doctor.findings import LOW, OK, STOP, Finding, checked, reason
 from tools.doctor.table import print_table
+from training.errors import EXIT_INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
-EXIT_CANNOT_TRAIN, EXIT_INTERRUPTED = 2, 130
+EXIT_CANNOT_TRAIN = 2
 LOOK_SECONDS = 120.0  # a library on a slow network disk takes its time to load
 
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline import DataError, Manifest
-from tools.console import one_line, positive, printable
+from pipeline import Manifest
+from pipeline.whole import whole_file
+from tools.console import exit_code_of, positive, printable
 from tools.preview.page import page
 from tools.preview.samples import read_samples
 from tools.preview.sheet import sheet
-from tools.whole import whole
 from training import config, errors, stages
 
 MOST_SAMPLES = 100  # a sheet is one picture in memory
@@ -24,17 +24,13 @@ MOST_SAMPLES = 100  # a sheet is one picture in memory
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok, 2 usage or recipe, 3 data, 130 Ctrl-C."""
     arguments = _parser().parse_intermixed_args(argv)
-    try:
-        _preview(arguments)
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return errors.EXIT_INTERRUPTED
-    except (DataError, *errors.ALL, ValueError, OSError, ImportError) as error:
-        if arguments.debug:
-            raise
-        print(printable(_line(error, arguments.output)), file=sys.stderr)
-        return getattr(error, "exit_code", errors.ConfigError.exit_code)
+    return exit_code_of(
+        _preview,
+        arguments,
+        output=arguments.output,
+        interrupted="nothing was written",
+        errors=(*errors.ALL, ValueError, ImportError),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _preview(arguments: argparse.Namespace) -> None:
+def _preview(arguments: argparse.Namespace) -> int:
     recipe = config.load(arguments.recipe, arguments.overrides)
     manifest = Manifest.read(recipe.data.train, recipe.data.split, one_split=True)
     stage = _chosen(stages.plan(recipe, len(manifest)), arguments.stage, arguments.step)
@@ -63,12 +59,17 @@ def _preview(arguments: argparse.Namespace) -> None:
     samples = list(read_samples(stage, manifest, step=step, count=arguments.samples))
     words = {"title": f"What {recipe.method.name} sees", "lead": _lead(stage, step, len(samples))}
     image = sheet(samples, **words)
-    write(arguments.output, lambda path: image.save(path, "PNG"))
+    written = [path for path in (arguments.output, arguments.html) if path]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(arguments.output) as file:
+        image.save(file, "PNG")
     if arguments.html:
         text = page(samples, **words, stride=stage.recipe.clip.stride)
-        write(arguments.html, lambda path: path.write_text(text, encoding="utf-8"))
-    written = [arguments.output, arguments.html] if arguments.html else [arguments.output]
+        with whole_file(arguments.html) as file:
+            file.write(text.encode())
     print(printable(f"{_counted(len(samples))} · {' · '.join(map(str, written))}"))
+    return 0
 
 
 def _chosen(schedule: list[stages.Stage], name: str | None, step: int | None) -> stages.Stage:
@@ -96,23 +97,6 @@ def _lead(stage: stages.Stage, step: int, samples: int) -> str:
 
 def _counted(samples: int) -> str:
     return "1 sample" if samples == 1 else f"{samples} samples"
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write the file; it is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        save(partial)
-
-
-def _line(error: Exception, output: Path) -> str:
-    if isinstance(error, OSError):
-        return one_line(error, output)
-    if isinstance(error, ImportError):
-        return f"error: {error} · a library is missing or broken · python -m tools.doctor"
-    if isinstance(error, ValueError):  # what every part raises for a value that makes no sense
-        return f"error: {error} · --debug shows where"
-    return str(error)
 
 
 def _named(suffix: str) -> Callable[[str], Path]:

@@ -13,18 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.shards.spool import FULL_DISK, DiskFull
+from pipeline.shards.spool import DiskFull
 from pipeline.shards.transcode import PRESETS
-from tools.console import fraction, one_line, positive, printable, seconds
+from tools.console import exit_code_of, fraction, positive, seconds
 from tools.shard import workers
 from tools.shard.errors import Refused
 from tools.shard.report import print_complete, print_part, print_result
 from tools.shard.run import Options, Sharding
 from tools.shard.workspace import Part, Workspace, complete, open_workspace
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 PART = (
     "only encode the I-th of N parts (1/N to N/N), for job arrays; when all have ended, the same "
     "command without --part packs them"
@@ -35,16 +33,14 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok, 2 usage or disk, 3 data, 130 Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _shard(arguments)
-    except KeyboardInterrupt:
-        print("interrupted: give the same command again, it continues", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (DataError, DiskFull, Refused, OSError) as error:
-        if arguments.debug:
-            raise
-        print(printable(_one_line(error, arguments.output)), file=sys.stderr)
-        return getattr(error, "exit_code", EXIT_USAGE)
+    return exit_code_of(
+        _shard,
+        arguments,
+        output=arguments.output,
+        interrupted="give the same command again, it continues",
+        errors=(DiskFull, Refused),
+        continues=True,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,17 +111,6 @@ def _options(arguments: argparse.Namespace) -> Options:
         )
     names = Options.__dataclass_fields__
     return Options(**{name: getattr(arguments, name) for name in names})
-
-
-def _one_line(error: Exception, output: Path) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    if error.errno in FULL_DISK:
-        return (
-            f"error[E-DISK]: {error.strerror} · {error.filename or output} · free some space and "
-            "give the same command again: it continues"
-        )
-    return one_line(error)
 
 
 def _bytes(text: str) -> int:

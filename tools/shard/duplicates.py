@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from pipeline.container import ByteRange
+from pipeline.checksum import sha256
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import check_file
 from tools.progress import progress
-
-CHUNK_BYTES = 1 << 20
 
 
 def without_duplicates(videos: Sequence[Video]) -> tuple[list[Video], list[dict]]:
@@ -26,7 +23,7 @@ def without_duplicates(videos: Sequence[Video]) -> tuple[list[Video], list[dict]
     candidates = _candidates(videos)
     with progress(len(candidates), "compared") as shown:
         for video in shown(candidates):
-            kept = first.setdefault((_identity(video), _sha256(video)), video)
+            kept = first.setdefault((_identity(video), _content(video)), video)
             if kept is not video:
                 copies[video.key] = _entry(video, kept)
     return [video for video in videos if video.key not in copies], list(copies.values())
@@ -43,21 +40,12 @@ def _identity(video: Video) -> tuple:
     return video.size, video.crc32, video.first_frame, video.frames, video.split
 
 
-def _sha256(video: Video) -> str:
-    digest = hashlib.sha256()
+def _content(video: Video) -> str:
     try:
         check_file(video.path)
-        for chunk in _chunks(video):
-            digest.update(chunk)
+        return sha256(video.path, video.offset, video.size)
     except (BadVideo, OSError):
         return video.key
-    return digest.hexdigest()
-
-
-def _chunks(video: Video) -> Iterator[bytes]:
-    with ByteRange(video.path, video.offset, video.size) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 def _entry(video: Video, kept: Video) -> dict:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.manifest import Manifest
-from pipeline.shards.spool import Facts, megabytes
+from pipeline.shards.spool import Spooled, megabytes
 from tools.console import printable
 from tools.shard.run import Result, codes
 from tools.shard.workspace import Part
@@ -61,7 +61,7 @@ def _print_copies(copies: Sequence[dict]) -> None:
         print(printable(f"    {entry['key']} = {entry['same_as']} ({labels})"))
 
 
-def _print_long_gops(facts: Sequence[Facts]) -> None:
+def _print_long_gops(facts: Sequence[Spooled]) -> None:
     distances = [one.keyframe_distance_frames for one in facts]
     long = [frames for frames in distances if frames > LONG_GOP_FRAMES]
     if long:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.shards.shard import Item, Packer, Shard, finished, libraries, plan_shards, samples_of
-from pipeline.shards.spool import CHANGED, DiskFull, Encoder, Facts, Sample, spool_path
+from pipeline.shards.spool import CHANGED, DiskFull, Encoder, Sample, Spooled, spool_path
 from tools.pool import Crashed, Stuck
 from tools.progress import progress
 from tools.shard.duplicates import without_duplicates
@@ -64,7 +64,7 @@ class Result:
     seconds: float = 0.0
     rejected: list[dict] = field(default_factory=list)
     copies: list[dict] = field(default_factory=list)
-    facts: list[Facts] = field(default_factory=list)
+    facts: list[Spooled] = field(default_factory=list)
     shard_bytes: list[int] = field(default_factory=list)
 
 
@@ -126,8 +126,8 @@ class Sharding:
                 self._note(sample, _verdict(outcome, sample))
         self.result.encode_seconds += time.monotonic() - begin
 
-    def _note(self, sample: Sample, outcome: Facts | BadVideo) -> None:
-        if isinstance(outcome, Facts):
+    def _note(self, sample: Sample, outcome: Spooled | BadVideo) -> None:
+        if isinstance(outcome, Spooled):
             self.space.note(outcome)
             self.result.encoded += 1
             return
@@ -215,7 +215,7 @@ def codes(rejected: Sequence[dict]) -> str:
     return ", ".join(f"{code} {count}" for code, count in counts.most_common())
 
 
-def _verdict(outcome: Facts | BadVideo | DiskFull | Stuck | Crashed, sample: Sample):
+def _verdict(outcome: Spooled | BadVideo | DiskFull | Stuck | Crashed, sample: Sample):
     if isinstance(outcome, DiskFull):
         raise outcome
     if isinstance(outcome, Stuck):

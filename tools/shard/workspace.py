@@ -22,7 +22,8 @@ from typing import TextIO
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.shards.spool import FULL_DISK, DiskFull, Facts, whole_file
+from pipeline.shards.spool import Spooled, room_for
+from pipeline.whole import FULL_DISK, whole_file
 from tools.shard.errors import Refused
 
 OURS = re.compile(r"shard-\d{6}\.(tar|json)")
@@ -50,7 +51,7 @@ class Workspace:
         self.folder, self.work = folder, folder / ".shard"
         self.spool = self.work / "spool"
         self._journal = self.work / (f"facts-{part}.jsonl" if part else "facts.jsonl")
-        self.facts: dict[int, Facts] = {}
+        self.facts: dict[int, Spooled] = {}
 
     def begin(self, job: dict) -> None:
         """Check that the folder's work is this job, and read how far it is."""
@@ -65,18 +66,13 @@ class Workspace:
         for journal in sorted(self.work.glob("facts*.jsonl")):
             self.facts |= {facts.number: facts for facts in _read_facts(journal)}
 
-    def note(self, facts: Facts) -> None:
+    def note(self, facts: Spooled) -> None:
         """Remember that a sample is encoded."""
         line = facts.to_json().encode() + b"\n"
-        try:
-            with self._journal.open("ab", buffering=0) as file:
-                if file.write(line) < len(line):
-                    raise OSError(FULL_DISK[0], os.strerror(FULL_DISK[0]))
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            free = shutil.disk_usage(self.work).free
-            raise DiskFull(error.strerror, len(line), free, str(self._journal)) from error
+        journal = self._journal
+        with room_for(journal, needed=len(line)), journal.open("ab", buffering=0) as file:
+            if file.write(line) < len(line):
+                raise OSError(FULL_DISK[0], os.strerror(FULL_DISK[0]))
         self.facts[facts.number] = facts
 
     def write(self, path: Path, entries: Sequence[dict]) -> None:
@@ -86,7 +82,7 @@ class Workspace:
             return
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         data = text.encode("utf-8", "backslashreplace")
-        with whole_file(path, needed=len(data)) as file:
+        with room_for(path, needed=len(data)), whole_file(path) as file:
             file.write(data)
 
     def drop_shards(self, kept: set[str]) -> None:
@@ -229,7 +225,7 @@ def _end_last_line(journal: Path) -> None:
                 file.write(b"\n")
 
 
-def _read_facts(journal: Path) -> Iterator[Facts]:
+def _read_facts(journal: Path) -> Iterator[Spooled]:
     for line in journal.read_text("utf-8", errors="replace").split("\n"):
         with suppress(ValueError):  # the last line of a killed process may be cut
-            yield Facts.from_json(line)
+            yield Spooled.from_json(line)

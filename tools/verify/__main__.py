@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from tools.console import fraction, one_line, positive, printable, seconds
+from tools.console import exit_code_of, fraction, positive, printable, seconds
 from tools.probing import VIDEO_SECONDS
 from tools.verify.files import check_files, sha256_of
 from tools.verify.findings import ERROR, Finding, Row, read_rows
-from tools.verify.report import print_tables, write_lines, write_page
+from tools.verify.report import print_tables, write_findings, write_page
 from tools.verify.sets import (
     candidates,
     class_lists,
@@ -28,24 +28,12 @@ from tools.verify.sets import (
     split_groups,
 )
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok, 2 usage, 3 data, 130 Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _verify(arguments)
-    except KeyboardInterrupt:
-        print("interrupted: no report was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (DataError, OSError) as error:
-        if arguments.debug:
-            raise
-        data = isinstance(error, DataError)
-        place = arguments.report or arguments.manifests[0]
-        print(printable(str(error) if data else one_line(error, place)), file=sys.stderr)
-        return DataError.exit_code if data else EXIT_USAGE
+    output = arguments.report or arguments.manifests[0]
+    return exit_code_of(_verify, arguments, output=output, interrupted="no report was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +67,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     strict = arguments.strict
     verdict, failure = _verdict(rows, findings, arguments)
     print_tables(rows, findings, strict=strict)
-    write_lines(page.with_suffix(".jsonl"), findings, strict=strict)
+    write_findings(page.with_suffix(".jsonl"), findings, strict=strict)
     write_page(page, rows, findings, verdict=verdict, strict=strict)
     print(printable(f"\n{verdict}\n  {page}\n  {page.with_suffix('.jsonl')}"))
     if failure:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from pipeline.checksum import crc32, sha256
 from pipeline.container import ByteRange
 from pipeline.errors import BadVideo
+from pipeline.facts import Facts
 from pipeline.limits import Limits
 from pipeline.manifest import Video
-from pipeline.probe import Probe, check_file, examine
+from pipeline.probe import check_file, examine
 from tools.pool import Crashed, Stuck, supervised_map
 from tools.probing import limit_memory
 from tools.progress import progress
 from tools.verify.findings import Finding, Row
 
-CHUNK_BYTES = 1 << 20
 INDEX_AGAIN = "restore it, or index again"
 SHARD_AGAIN = "copy or write the shard again"
 # The rows' frames were counted when the manifest was made; here it is enough that they are there.
 LIMITS = Limits(min_frames=1, accept_truncated=True)
-COMPARED = {field.name for field in fields(Probe)} & set(Video.__dataclass_fields__) - {"frames"}
+COMPARED = {field.name for field in fields(Facts)} - {"frames"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +98,8 @@ def _check_bytes(stored: Stored) -> None:
         raise BadVideo("E-SHARD", what, path, SHARD_AGAIN) from error
     try:
         _check_length(stored, os.stat(path).st_size)
-        crc = 0
-        for chunk in _chunks(video.path, video.offset, video.size):
-            crc = zlib.crc32(chunk, crc)
+        with ByteRange(video.path, video.offset, video.size) as file:
+            crc = crc32(file)
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
         raise BadVideo("E-NOTFILE", what, path, "check the disk and permissions") from error
@@ -164,15 +162,6 @@ def _remarks(outcome: BadVideo | Remarks | Stuck | Crashed, stored: Stored) -> R
     return outcome
 
 
-def _chunks(path: Path, offset: int, size: int) -> Iterator[bytes]:
-    with ByteRange(path, offset, size) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
 def _sha256(at: Place) -> str:
     path, offset, size, _ = at
-    digest = hashlib.sha256()
-    for chunk in _chunks(path, offset, size):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(path, offset, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,9 +13,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from tools.console import encodable, printable
+from pipeline.whole import whole_file
+from tools.console import printable
+from tools.lines import write_lines
 from tools.verify.findings import ERROR, NOTE, WARNING, Finding, Row
-from tools.whole import whole
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SHOWN_IN_REPORT = 100
@@ -52,13 +52,9 @@ def print_tables(rows: Sequence[Row], findings: Sequence[Finding], *, strict: bo
     console.print(table)
 
 
-def write_lines(path: Path, findings: Sequence[Finding], *, strict: bool) -> None:
+def write_findings(path: Path, findings: Sequence[Finding], *, strict: bool) -> None:
     """One JSON object a line: code, level, path, key, detail, manifest."""
-    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for one in findings:
-            line = asdict(one) | {"level": one.level(strict=strict)}
-            text = json.dumps({k: encodable(v) for k, v in line.items()}, ensure_ascii=False)
-            file.write(text + "\n")
+    write_lines(path, (asdict(one) | {"level": one.level(strict=strict)} for one in findings))
 
 
 def write_page(
@@ -72,8 +68,8 @@ def write_page(
         sets="".join(_html_row(cells, counts=range(1, 5)) for cells in set_facts(rows)),
         sections="\n".join(sections) or "<h2>Nothing to report</h2>",
     )
-    with whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    with whole_file(path) as file:
+        file.write(page.encode())
 
 
 def set_facts(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -55,9 +55,7 @@ def write_shard(path: Path, frames: dict[str, int]) -> dict[str, tuple[int, int]
 
 def described(path: Path, key: str, offset: int, size: int) -> Video:
     """The row of a video; its facts as the prober finds them in that byte range."""
-    facts = asdict(probe(path, offset=offset, size=size))
-    known = {name: value for name, value in facts.items() if name in Video.__dataclass_fields__}
-    return Video(key=key, path=path, offset=offset, **known)
+    return Video.of(probe(path, offset=offset, size=size), key=key, path=path, offset=offset)
 
 
 def shard(manifest: Manifest, number: int) -> Path:

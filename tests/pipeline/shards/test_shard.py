@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.manifest import Video
-from pipeline.shards import spool
 from pipeline.shards.shard import Item, Packer, finished, member_name, plan_shards, samples_of
-from pipeline.shards.spool import DiskFull, Facts, Sample, megabytes, spool_path, whole_file
+from pipeline.shards.spool import DiskFull, Sample, Spooled, megabytes, room_for, spool_path
 from pipeline.shards.tar import read_members, split_name
+from pipeline.whole import FULL_DISK, whole_file
 
 VIDEO = Video(
     key="v", path=Path("/videos/v.mp4"), offset=0, size=1000, crc32=1, frames=100, fps=Fraction(25),
@@ -28,8 +28,8 @@ VIDEO = Video(
 )  # fmt: skip
 
 
-def facts_of(number: int, data: bytes) -> Facts:
-    return Facts(
+def facts_of(number: int, data: bytes) -> Spooled:
+    return Spooled(
         number=number, suffix="mp4", size=len(data), crc32=zlib.crc32(data), frames=90,
         fps=Fraction(30000, 1001), width=32, height=24, rotation=0, codec="h264",
         keyframe_distance_frames=12, vfr=False, start_pts=0, time_base=Fraction(1, 30000),
@@ -160,10 +160,10 @@ def test_the_plan_depends_on_sizes_only_and_the_order_within_mixes_classes():
 def test_facts_survive_the_journal_and_a_cut_line_does_not():
     facts = facts_of(3, b"abc")
     line = facts.to_json()
-    assert Facts.from_json(line) == facts
+    assert Spooled.from_json(line) == facts
     for end in range(len(line)):
         with pytest.raises(ValueError):
-            Facts.from_json(line[:end])
+            Spooled.from_json(line[:end])
 
 
 def test_a_row_says_where_in_the_tar_the_video_is():
@@ -256,11 +256,12 @@ def test_a_damaged_spool_is_never_packed(packed):
     assert not path.exists() and list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("code", spool.FULL_DISK)
+@pytest.mark.parametrize("code", FULL_DISK)
 def test_a_full_disk_leaves_nothing(tmp_path, code):
     path = tmp_path / "shard-000003.tar"
     path.write_bytes(b"older")
-    with pytest.raises(DiskFull) as full, whole_file(path, needed=412_000_000) as file:
+    room = room_for(path, needed=412_000_000)
+    with pytest.raises(DiskFull) as full, room, whole_file(path) as file:
         file.write(b"half")
         raise OSError(code, "reason")
     free = full.value.free
@@ -270,18 +271,6 @@ def test_a_full_disk_leaves_nothing(tmp_path, code):
     )
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"older"
-
-
-def test_a_file_has_its_name_only_when_whole(tmp_path):
-    path = tmp_path / "a"
-    with whole_file(path, needed=1) as file:
-        file.write(b"x")
-        assert not path.exists()
-    assert path.read_bytes() == b"x"
-    with pytest.raises(RuntimeError), whole_file(path, needed=1) as file:
-        file.write(b"y")
-        raise RuntimeError
-    assert path.read_bytes() == b"x" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

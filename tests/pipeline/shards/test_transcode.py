@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,17 +49,14 @@ FAST, COPY = PRESETS["fast"], PRESETS["copy"]
 
 
 def described(path: Path, **other) -> Video:
-    facts = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-    return Video(**{"key": path.stem, "path": path, "offset": 0, **facts, **other})
+    return Video.of(probe(path), **{"key": path.stem, "path": path, **other})
 
 
 def saved(encoded: Encoded, path: Path) -> Video:
     """The row of an encoded video, from its own facts, and its bytes on disk."""
     path = path.with_suffix(f".{encoded.suffix}")
     path.write_bytes(encoded.data)
-    names = set(Encoded.__dataclass_fields__) & set(Video.__dataclass_fields__)
-    facts = {name: getattr(encoded, name) for name in names}
-    return Video(key=path.stem, path=path, offset=0, size=encoded.size, **facts)
+    return Video.of(encoded, key=path.stem, path=path)
 
 
 def numbers(video: Video, frames=None) -> list[int]:
@@ -276,7 +273,8 @@ def test_a_copy_has_the_very_frames(kind, tmp_path):
     else:
         write_video(path, frames=50, **COPIED[kind])
     video = described(path)
-    copy = saved(transcode(video, COPY), tmp_path / "copy")
+    stale = replace(video, crc32=0)  # of a copy is told what was read
+    copy = saved(transcode(stale, COPY), tmp_path / "copy")
     found = described(copy.path)
     assert (found.frames, found.rotation, found.vfr) == (copy.frames, video.rotation, copy.vfr)
     assert found.crc32 == copy.crc32
