@@ -29,6 +29,19 @@ def recall(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> d
     return {f"R@{k}": found[:, :k].any(1).double().mean().item() for k in ranks}
 
 
+def recall_among(features: Features, ranks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """R@k where every labelled video asks all the others of its own set."""
+    labelled = features.label >= 0
+    feature, label = features.feature[labelled], features.label[labelled]
+    ranks = tuple(k for k in ranks if k < len(label))
+    answers = nearest(feature, feature, max(ranks) + 1)
+    # A video is no answer to itself; a copy of it may come before it.
+    itself = answers == torch.arange(len(label))[:, None]
+    itself[:, -1] |= ~itself.any(1)
+    found = (label[answers] == label[:, None])[~itself].view(len(label), -1)
+    return {f"R@{k}": found[:, :k].any(1).double().mean().item() for k in ranks}
+
+
 def chance(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
     """R@k of answers in random order: 1 - C(n - m, k) / C(n, k) with m of n of the query's class.
 

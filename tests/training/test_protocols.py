@@ -50,6 +50,31 @@ def test_recall_is_that_of_a_loop(seed, queries, gallery):
     assert protocols.recall(test, train) == pytest.approx(expected)
 
 
+def recall_among_by_loop(videos: Features, k: int) -> float:
+    labelled = [n for n in range(len(videos.label)) if videos.label[n] >= 0]
+    found = 0
+    for n in labelled:
+        others = [m for m in labelled if m != n]
+        best = ranked_by_loop(videos.feature[n].tolist(), videos.feature[others].tolist())[:k]
+        found += any(videos.label[others[place]] == videos.label[n] for place in best)
+    return found / len(labelled)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), videos=st.integers(2, 25), unlabelled=st.integers(0, 3))
+def test_recall_among_the_videos_of_one_set_is_that_of_a_loop(seed, videos, unlabelled):
+    own = random_features(seed, videos + unlabelled, 4)
+    own.label[:unlabelled] = -1
+    expected = {f"R@{k}": recall_among_by_loop(own, k) for k in (1, 5) if k < videos}
+    assert protocols.recall_among(own) == pytest.approx(expected)
+
+
+def test_a_copy_of_a_video_is_an_answer_and_the_video_itself_is_none():
+    one = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    assert protocols.recall_among(features(one, [0, 0, 1]), (1,)) == {"R@1": pytest.approx(2 / 3)}
+    assert protocols.recall_among(features(one, [0, 1, 2]), (1,)) == {"R@1": 0.0}
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_nearest_in_chunks_is_the_order_of_a_loop(monkeypatch, chunk):
     monkeypatch.setattr(protocols, "CHUNK", chunk)
