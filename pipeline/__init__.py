@@ -4,11 +4,12 @@ A clip meets these modules in this order:
 
     container    one byte range opened as a video, safely
     probe        is it a video, how many frames decode, which way is up (scan, layout, limits)
+    facts        what the prober finds out, by the names of the manifest's columns
     annotations  folders, lists and tars -> rows
     manifest     rows -> one parquet file
     shards       videos -> tars made for random access, and their manifest (optional)
     order        (seed, epoch, position) -> video
-    clip         (frames, rng) -> frame numbers of every view
+    clip         (frames, rng) -> frame numbers of every view (interval: how far apart a pair is)
     augment      rng -> crop, flip, colour, blur of every view
     decode       bytes + frame numbers -> pictures
     sample       all of the above for one sample: the host stage, run in worker processes

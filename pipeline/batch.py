@@ -14,14 +14,17 @@ from torch import Tensor
 class Batch:
     """views: each [B, C, T, H, W] float; flow: likewise or None; label, index: [B] int64.
 
-    `index` is the video's row in the manifest, `label` its class or -1. Raises ValueError naming
-    the field that has another shape or type.
+    `index` is the video's row in the manifest, `label` its class or -1. start_frames: [B, V] int64,
+    the number in its video of the first frame of each of the V views of a sample, in order; also
+    of those that this process leaves to another. Raises ValueError naming the field that has
+    another shape or type.
     """
 
     views: tuple[Tensor, ...]
     label: Tensor
     index: Tensor
     flow: tuple[Tensor, ...] | None = None
+    start_frames: Tensor | None = None
 
     def __post_init__(self) -> None:
         size = len(self.index)
@@ -36,6 +39,12 @@ class Batch:
                         f"batch.{name}[{number}]: expected [{size}, C, T, H, W] float, "
                         f"got {_form(view)}"
                     )
+        if (starts := self.start_frames) is not None:
+            form = (size, len(self.views))
+            if starts.shape != form or starts.dtype != torch.int64:
+                raise ValueError(
+                    f"batch.start_frames: expected {list(form)} int64, got {_form(starts)}"
+                )
 
     def __len__(self) -> int:
         return len(self.index)

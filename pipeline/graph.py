@@ -4,7 +4,7 @@
     nvdec: bytes -> fn.decoders.video ─────────┴─ rows -> resize (region) -> colour -> blur
                                      -> solarise -> mirror, normalise -> [C, T, H, W]
 
-The graph holds no state and draws nothing: every parameter is an input. Operators that a recipe
+The graph holds no state and draws nothing: every parameter is an input. Operators that a view
 never uses are not built.
 """
 
@@ -27,29 +27,28 @@ MAX_BLUR_WINDOW = 23
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What a graph is built for. views: their number; device: torch's name, "cpu" or "cuda:0"."""
+    """What a graph is built for. device: torch's name, "cpu" or "cuda:0"; augments: per view."""
 
     kind: str
     device: str
-    views: int
-    augment: AugmentConfig
+    augments: tuple[AugmentConfig, ...]
     training: bool
     rotated: bool  # some videos need turning (decoders of the GPU leave the picture as stored)
     batch: int  # most tracks in one run
     threads: int
     depth: int  # runs in flight
 
-    @property
-    def colors(self) -> bool:
-        return self.training and (self.augment.jitter > 0 or self.augment.grayscale > 0)
-
-    @property
-    def blurs(self) -> bool:
-        return self.training and self.augment.blur > 0
-
-    @property
-    def solarizes(self) -> bool:
-        return self.training and self.augment.solarize > 0
+    def operators(self, view: int) -> set[str]:
+        """Those of color, mean (of contrast about it), blur and solarize that a view needs."""
+        config = self.augments[view]
+        about_clip = config.contrast_about == "clip" and config.contrast > 0
+        needed = {
+            "color": config.jitter > 0 or config.grayscale > 0,
+            "mean": config.jitter > 0 and about_clip,
+            "blur": config.blur > 0,
+            "solarize": config.solarize > 0,
+        }
+        return {name for name, needs in needed.items() if needs and self.training}
 
 
 class Lane:
@@ -107,7 +106,7 @@ def _build(spec: GraphSpec) -> Pipeline:
         pictures = _pictures(spec)
         if on_gpu:
             pictures = pictures.gpu()
-        pipe.set_outputs(*[_view(spec, pictures, view) for view in range(spec.views)])
+        pipe.set_outputs(*[_view(spec, pictures, view) for view in range(len(spec.augments))])
     pipe.build()
     return pipe
 
@@ -129,7 +128,7 @@ def _view(spec: GraphSpec, pictures, view: int):
     def parameter(name: str, dtype, ndim: int):
         return fn.external_source(name=f"{name}_{view}", dtype=dtype, ndim=ndim)
 
-    config = spec.augment
+    config, operators = spec.augments[view], spec.operators(view)
     clip = fn.sequence_rearrange(pictures, new_order=parameter("rows", types.INT32, 1))
     clip = fn.resize(
         clip,
@@ -140,14 +139,17 @@ def _view(spec: GraphSpec, pictures, view: int):
         interp_type=types.INTERP_LINEAR,
         antialias=True,
     )
-    if spec.colors:
+    if "color" in operators:
         matrix, offset = parameter("matrix", types.FLOAT, 2), parameter("offset", types.FLOAT, 1)
-        clip = fn.coord_transform(clip, M=matrix, T=offset, dtype=types.UINT8)
+        if "mean" in operators:
+            clip = _colored(clip, matrix, offset, parameter("mean_matrix", types.FLOAT, 2))
+        else:
+            clip = fn.coord_transform(clip, M=matrix, T=offset, dtype=types.UINT8)
         clip = fn.reshape(clip, layout="FHWC")
-    if spec.blurs:
+    if "blur" in operators:
         sigma, window = parameter("sigma", types.FLOAT, 0), parameter("window", types.INT32, 0)
         clip = fn.gaussian_blur(clip, sigma=sigma, window_size=window)
-    if spec.solarizes:
+    if "solarize" in operators:
         clip = _solarized(spec, clip, parameter("solarize", types.INT32, 0))
     return fn.crop_mirror_normalize(
         clip,
@@ -157,6 +159,17 @@ def _view(spec: GraphSpec, pictures, view: int):
         dtype=types.FLOAT,
         output_layout="CFHW",
     )
+
+
+def _colored(clip, matrix, offset, mean_matrix):
+    """Matrix and offset of every pixel, and mean_matrix of the clip's mean colour, as bytes.
+
+    The mean is data on the device of the clip, which no argument of an operator may be: so it is
+    added, not made a part of the offset.
+    """
+    mean = fn.reductions.mean(clip, axis_names="FHW", keep_dims=True)
+    levels = fn.coord_transform(clip, M=matrix, T=offset, dtype=types.FLOAT)
+    return fn.cast(levels + fn.coord_transform(mean, M=mean_matrix), dtype=types.UINT8)
 
 
 def _solarized(spec: GraphSpec, clip, threshold):
@@ -173,26 +186,29 @@ def _inputs(spec: GraphSpec, tracks: list[Track]) -> dict:
         if spec.rotated:
             # DALI turns counter-clockwise, the manifest says clockwise.
             inputs["angle"] = np.array([-track.rotation for track in tracks], dtype=np.float32)
-    for view in range(spec.views):
+    for view in range(len(spec.augments)):
         inputs[f"rows_{view}"] = np.stack([track.rows[view] for track in tracks])
         draws = [track.draws[view] for track in tracks]
-        inputs |= {f"{name}_{view}": data for name, data in _parameters(spec, draws).items()}
+        named = _parameters(spec.operators(view), draws)
+        inputs |= {f"{name}_{view}": data for name, data in named.items()}
     return inputs
 
 
-def _parameters(spec: GraphSpec, draws: list[Draw]) -> dict[str, np.ndarray]:
+def _parameters(operators: set[str], draws: list[Draw]) -> dict[str, np.ndarray]:
     roi = np.array([draw.roi for draw in draws], dtype=np.float32)
     named = {"start": roi[:, :2], "end": roi[:, 2:]}
     named["mirror"] = np.array([draw.flip for draw in draws], dtype=np.int32)
-    if spec.colors:
+    if "color" in operators:
         color = np.stack([draw.color for draw in draws]).astype(np.float32)
         named |= {"matrix": color[:, :, :3], "offset": color[:, :, 3]}
-    if spec.blurs:
+    if "mean" in operators:
+        named["mean_matrix"] = np.stack([d.mean_matrix for d in draws]).astype(np.float32)
+    if "blur" in operators:
         sigma = np.array([draw.blur_sigma for draw in draws], dtype=np.float32)
         radius = np.minimum(np.ceil(3 * sigma), MAX_BLUR_WINDOW // 2).astype(np.int32)
         # A window of one pixel leaves the picture alone; its sigma only must not be zero.
         named |= {"sigma": np.where(sigma > 0, sigma, 1.0).astype(np.float32)}
         named |= {"window": np.where(sigma > 0, 2 * radius + 1, 1).astype(np.int32)}
-    if spec.solarizes:
+    if "solarize" in operators:
         named["solarize"] = np.array([draw.solarize_from for draw in draws], dtype=np.int32)
     return {name: np.ascontiguousarray(data) for name, data in named.items()}

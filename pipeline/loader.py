@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.augment import AugmentConfig
+from pipeline.augment import AugmentConfig, of_views
 from pipeline.batch import Batch
-from pipeline.clip import ClipConfig
+from pipeline.clip import ClipConfig, check_views
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
@@ -178,9 +178,12 @@ def build_loader(
 
     exchanged: views that this process takes from the next process's samples (for key encoders
     whose batch statistics must not see the query's neighbours). Raises ValueError for a batch
-    that does not divide, DataError for a data set smaller than a batch or without its tars.
+    that does not divide and for recipes of another number of views, DataError for a data set
+    smaller than a batch or without its tars.
     """
     check(data)
+    check_views(clip, views)
+    augments = of_views(augment, views)
     _check_batch(manifest, data, place)
     require_shards(manifest)
     local = data.batch_size // place.world
@@ -193,19 +196,18 @@ def build_loader(
         stage = TrainingStage(
             manifest=manifest,
             clip=clip,
-            augment=augment,
+            augments=augments,
             reader=Reader(data.decode_timeout_seconds),
             seed=seed,
             global_batch=data.batch_size,
             first_sample=first_sample,
-            number_of_views=views,
             views=numbers,
             slots=tuple(range(first, first + local)),
             kinds=(decoder_of(manifest, data, place.device)[0],) * local,
         )
         lanes = _lanes(
-            manifest, data, place, augment,
-            views=len(numbers),
+            manifest, data, place,
+            augments=tuple(augments[view] for view in numbers),
             samples=local,
             tracks_per_sample=1 if augment.consistent else clip.frames,
             training=True,
@@ -225,7 +227,8 @@ def build_evaluation_loader(
 ) -> EvaluationLoader:
     """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time.
 
-    Raises DataError for a data set without its tars.
+    A batch has clips x `augment.eval_crops` views: the crops of the first clip, then those of the
+    second, and so on. Raises DataError for a data set without its tars.
     """
     check(data)
     require_shards(manifest)
@@ -233,8 +236,8 @@ def build_evaluation_loader(
     reader = Reader(data.decode_timeout_seconds)
     stage = EvaluationStage(manifest, clip, augment, reader, clips, data.batch_size, kind)
     lanes = _lanes(
-        manifest, data, place, augment,
-        views=clips,
+        manifest, data, place,
+        augments=(augment,) * (clips * augment.eval_crops),
         samples=data.batch_size,
         tracks_per_sample=1,
         training=False,
@@ -251,9 +254,8 @@ def _lanes(
     manifest: Manifest,
     data: DataConfig,
     place: Place,
-    augment: AugmentConfig,
     *,
-    views: int,
+    augments: tuple[AugmentConfig, ...],
     samples: int,
     tracks_per_sample: int,
     training: bool,
@@ -264,8 +266,7 @@ def _lanes(
     spec = GraphSpec(
         kind=decoder_of(manifest, data, place.device)[0],
         device=place.device,
-        views=views,
-        augment=augment,
+        augments=augments,
         training=training,
         rotated=manifest.rotated,
         # A sample's tracks stay together, and no lane gets more than its share of samples.
@@ -301,10 +302,11 @@ def _check_batch(manifest: Manifest, data: DataConfig, place: Place) -> None:
 
 
 def _batch(views: tuple[Tensor, ...], host: HostBatch, device: str) -> Batch:
-    label, index = torch.from_numpy(host.label), torch.from_numpy(host.index)
+    numbers = [torch.from_numpy(array) for array in (host.label, host.index, host.starts)]
     if device != "cpu":
-        label, index = (t.pin_memory().to(device, non_blocking=True) for t in (label, index))
-    return Batch(views=views, label=label, index=index)
+        numbers = [t.pin_memory().to(device, non_blocking=True) for t in numbers]
+    label, index, starts = numbers
+    return Batch(views=views, label=label, index=index, start_frames=starts)
 
 
 def _clips(tracks: Tensor, samples: int) -> Tensor:

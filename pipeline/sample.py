@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.augment import AugmentConfig, Draw, evaluation_draw, training_draw
+from pipeline.augment import AugmentConfig, Draw, evaluation_draws, training_draw
 from pipeline.clip import ClipConfig, ClipPlan, training_plan, uniform_plan
 from pipeline.decode import decode_frames, read_bytes
 from pipeline.errors import BadVideo, DataError
@@ -41,9 +41,12 @@ class Track:
 
 @dataclass(frozen=True)
 class Sample:
+    """starts: [V] int64, for each planned view the number of its first frame in the video."""
+
     index: int
     label: int
     tracks: list[Track]
+    starts: np.ndarray
 
 
 @dataclass
@@ -51,7 +54,8 @@ class HostBatch:
     """Samples of one step for one process, their pictures in one flat buffer.
 
     One buffer is one shared-memory segment between a worker and the trainer, however many videos
-    there are; `shapes` cuts it again. `bad` lists the videos found damaged on the way.
+    there are; `shapes` cuts it again. starts: [samples, V], see Sample. `bad` lists the videos
+    found damaged on the way.
     """
 
     pictures: Tensor
@@ -59,6 +63,7 @@ class HostBatch:
     tracks: list[Track]
     index: np.ndarray
     label: np.ndarray
+    starts: np.ndarray
     bad: list[dict]
 
     def unpacked(self) -> list[Track]:
@@ -81,8 +86,9 @@ def pack(samples: list[Sample], bad: list[dict]) -> HostBatch:
     bare = [Track(empty, t.frames, t.rows, t.draws, t.rotation) for t in tracks]
     index = np.array([sample.index for sample in samples], dtype=np.int64)
     label = np.array([sample.label for sample in samples], dtype=np.int64)
+    starts = np.stack([s.starts for s in samples]) if samples else np.empty((0, 0), np.int64)
     shapes = [p.shape for p in pictures]
-    return HostBatch(torch.from_numpy(flat), shapes, bare, index, label, bad)
+    return HostBatch(torch.from_numpy(flat), shapes, bare, index, label, starts, bad)
 
 
 @dataclass(frozen=True)
@@ -126,17 +132,17 @@ class TrainingStage(torch.utils.data.Dataset):
     """Item k: the samples of step k of one process. Pure; picklable; safe in any worker.
 
     slots: places of the global batch that this process fills, and kinds: the decoder of each.
-    views: the views to render (all are planned, so every process replaces a bad video alike).
+    augments: of every view of a sample. views: those to render (all are planned, so every process
+    replaces a bad video alike).
     """
 
     manifest: Manifest
     clip: ClipConfig
-    augment: AugmentConfig
+    augments: tuple[AugmentConfig, ...]
     reader: Reader
     seed: int
     global_batch: int
     first_sample: int  # number of the first sample of step 0
-    number_of_views: int
     views: tuple[int, ...]
     slots: tuple[int, ...]
     kinds: tuple[str, ...]
@@ -180,25 +186,25 @@ class TrainingStage(torch.utils.data.Dataset):
         video = self.manifest[index]
         at = {"epoch": epoch, "position": position, "attempt": attempt}
         rng = draws(self.seed, stream=CLIP, **at)
-        plan = training_plan(video.frames, self.clip, self.number_of_views, rng)
+        plan = training_plan(video.frames, self.clip, len(self.augments), rng)
         pictures = self.reader.pictures(video, plan, kind)
-        per_clip = 1 if self.augment.consistent else self.clip.frames
+        per_clip = 1 if self.augments[0].consistent else self.clip.frames
         drawn = []
         for view in self.views:
             rng = draws(self.seed, stream=VIEW + view, **at)
-            size = (video.width, video.height)
-            drawn.append([training_draw(*size, self.augment, rng) for _ in range(per_clip)])
+            size, augment = (video.width, video.height), self.augments[view]
+            drawn.append([training_draw(*size, augment, rng) for _ in range(per_clip)])
         rows = [plan.views[view] for view in self.views]
         tracks = clip_tracks(pictures, video, plan, rows, drawn)
-        return Sample(index, video.label, tracks)
+        return Sample(index, video.label, tracks, plan.starts)
 
 
 @dataclass(frozen=True)
 class EvaluationStage(torch.utils.data.Dataset):
     """Item k: the k-th group of `batch` videos, each with `clips` uniform clips as its views.
 
-    Nothing is drawn and nothing is replaced: a video that cannot be decoded is left out and
-    listed in `bad`.
+    Of each clip there are `augment.eval_crops` views, one after the other. Nothing is drawn and
+    nothing is replaced: a video that cannot be decoded is left out and listed in `bad`.
     """
 
     manifest: Manifest
@@ -232,10 +238,10 @@ class EvaluationStage(torch.utils.data.Dataset):
         video = self.manifest[index]
         plan = uniform_plan(video.frames, self.clip, self.clips)
         pictures = self.reader.pictures(video, plan, self.kind)
-        draw = evaluation_draw(video.width, video.height, self.augment)
-        rows = list(plan.views)
-        tracks = clip_tracks(pictures, video, plan, rows, [[draw]] * self.clips)
-        return Sample(index, video.label, tracks)
+        crops = evaluation_draws(video.width, video.height, self.augment)
+        rows = [clip for clip in plan.views for _ in crops]
+        tracks = clip_tracks(pictures, video, plan, rows, [[crop] for crop in crops] * self.clips)
+        return Sample(index, video.label, tracks, np.repeat(plan.starts, len(crops)))
 
 
 def quarantine_line(error: BadVideo, video: Video) -> dict:

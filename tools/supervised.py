@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from models import build_backbone
 from pipeline import Manifest, build_evaluation_loader, build_loader
+from pipeline.augment import of_view
 from training import config, errors, stages
 from training.optim import build_optimizer, lr_at, set_lr
 
@@ -46,7 +48,7 @@ def measure(recipe: config.Recipe, train: Manifest, test: Manifest, *, clips: in
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.manual_seed(recipe.run.seed)
-    backbone = build_backbone(recipe.backbone.name, width=recipe.backbone.width)
+    backbone = build_backbone(**recipe.backbone.network())
     model = nn.Sequential(backbone, nn.Linear(backbone.feature_dim, len(train.classes)))
     fit(model, recipe, train)
     model.eval()
@@ -68,8 +70,8 @@ def fit(model: nn.Module, recipe: config.Recipe, train: Manifest) -> None:
     optimizer = build_optimizer(model, recipe.optim)
     loader = build_loader(
         train,
-        clip=recipe.clip,
-        augment=recipe.augment,
+        clip=replace(recipe.clip, sampling="same"),  # pairs and segments make no single view
+        augment=of_view(recipe.augment, 0),
         data=recipe.data,
         seed=recipe.run.seed,
         views=1,

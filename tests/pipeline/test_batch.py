@@ -16,6 +16,7 @@ def fields(**changed) -> dict:
         "label": torch.zeros(B, dtype=torch.int64),
         "index": torch.arange(B),
         "flow": (torch.zeros(B, 2, 4, 8, 8),),
+        "start_frames": torch.zeros(B, 2, dtype=torch.int64),
     }
     return whole | changed
 
@@ -23,7 +24,9 @@ def fields(**changed) -> dict:
 def test_a_whole_batch_is_accepted_with_and_without_flow():
     assert len(Batch(**fields())) == B
     assert len(Batch(**fields(flow=None))) == B
-    assert Batch(**fields(views=(torch.zeros(VIEW, dtype=torch.bfloat16),))).flow is not None
+    halves = tuple(view.bfloat16() for view in fields()["views"])
+    assert Batch(**fields(views=halves)).flow is not None
+    assert Batch(**fields(start_frames=None)).start_frames is None
 
 
 def test_it_describes_itself_without_its_pixels():
@@ -70,6 +73,16 @@ def test_it_describes_itself_without_its_pixels():
             "flow",
             (torch.zeros(4, 2, 4, 8, 8),),
             "batch.flow[0]: expected [3, C, T, H, W] float, got [4, 2, 4, 8, 8] float32",
+        ),
+        (
+            "start_frames",
+            torch.zeros(3, 1, dtype=torch.int64),
+            "batch.start_frames: expected [3, 2] int64, got [3, 1] int64",
+        ),
+        (
+            "start_frames",
+            torch.zeros(3, 2),
+            "batch.start_frames: expected [3, 2] int64, got [3, 2] float32",
         ),
     ],
 )  # fmt: skip

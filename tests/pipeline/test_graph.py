@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict
+from dataclasses import replace
 
 import kornia
 import numpy as np
@@ -48,11 +48,16 @@ def device(machine) -> str:
 
 
 @functools.cache
-def lane(device: str, *, size: int = SIZE, kind: str = "ffmpeg", views: int = 1, **options) -> Lane:
+def lane(
+    device: str, *, size: int = SIZE, kind: str = "ffmpeg", views: int = 1, about: str = "grey",
+    **options,
+) -> Lane:  # fmt: skip
     """A graph that has every operator, shared by the tests: it keeps no state between runs."""
-    config = AugmentConfig(size=size, solarize=0.5, mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
+    config = AugmentConfig(
+        size=size, solarize=0.5, contrast_about=about, mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3]
+    )
     spec = {"training": True, "rotated": False, "batch": 4, "threads": 1, "depth": 1, **options}
-    return Lane(GraphSpec(kind=kind, device=device, views=views, augment=config, **spec))
+    return Lane(GraphSpec(kind=kind, device=device, augments=(config,) * views, **spec))
 
 
 def track(pictures: np.ndarray, *draws: Draw, rows=None, frames=None, rotation: int = 0) -> Track:
@@ -66,7 +71,7 @@ def track(pictures: np.ndarray, *draws: Draw, rows=None, frames=None, rotation: 
 def rendered(lane: Lane, *tracks: Track) -> list[list[np.ndarray]]:
     """Grey levels [T, H, W, C] float64 of every view of every track: normalisation undone."""
     lane.submit(list(tracks))
-    config = lane.spec.augment
+    config = lane.spec.augments[0]
     mean, std = (255 * torch.tensor(v, dtype=torch.float64) for v in (config.mean, config.std))
     views = []
     for view in lane.collect():
@@ -156,10 +161,25 @@ def color_draw(steps: list[tuple[str, float]]) -> np.ndarray:
     return functools.reduce(np.matmul, maps, np.eye(4))[:3]
 
 
-def colored(levels: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
+def colored(levels: np.ndarray, steps: list[tuple[str, float]], colours=COLOURS) -> np.ndarray:
     for name, amount in steps:
-        levels = COLOURS[name](levels, amount)
+        levels = colours[name](levels, amount)
     return levels
+
+
+def with_contrast_about_the_clip(levels: np.ndarray, factor: float) -> np.ndarray:
+    mean = levels.mean((0, 1, 2))  # of each channel, over all frames
+    return (levels - mean) * factor + mean
+
+
+ABOUT_CLIP = COLOURS | {"contrast": with_contrast_about_the_clip}
+
+
+def about_clip_draw(steps: list[tuple[str, float]], **options) -> Draw:
+    """A draw of the steps, in which contrast scales distances and leaves the mean alone."""
+    of_pixel = color_draw([("brightness" if n == "contrast" else n, a) for n, a in steps])
+    of_mean = color_draw([(n, a) for n, a in steps if n != "contrast"])
+    return Draw(WHOLE, color=of_pixel, mean_matrix=(of_mean - of_pixel)[:, :3], **options)
 
 
 def blurred(levels: np.ndarray, sigma: float) -> np.ndarray:
@@ -241,7 +261,7 @@ def test_the_identity_draw_is_the_identity(device):
     pictures = noise(SIZE, SIZE, 0, frames=3)
     lane(device).submit([track(pictures, Draw(WHOLE))])
     view = lane(device).collect()[0].cpu()
-    config = lane(device).spec.augment
+    config = lane(device).spec.augments[0]
     mean, std = np.array(config.mean), np.array(config.std)
     expected = (np.moveaxis(pictures, -1, 0)[None] / 255.0 - mean[:, None, None, None]) / std[
         :, None, None, None
@@ -256,7 +276,7 @@ def test_a_recipe_without_an_operator_is_a_graph_without_it(training):
     """Evaluation draws nothing, and a plain recipe needs no parameter of colour, blur, solarise."""
     plain = AugmentConfig(size=SIZE, jitter=0, grayscale=0, blur=0, solarize=0)
     config = plain if training else AugmentConfig(size=SIZE, solarize=0.5)
-    small = Lane(GraphSpec("ffmpeg", "cpu", 1, config, training, False, 1, 1, 1))
+    small = Lane(GraphSpec("ffmpeg", "cpu", (config,), training, False, 1, 1, 1))
     pictures = noise(SIZE, SIZE, 1, frames=2)
     color = color_draw([("brightness", 0.5)])
     draw = Draw(WHOLE, flip=True, color=color, blur_sigma=1.0, solarize_from=100)
@@ -291,6 +311,45 @@ def test_one_colour_operation_alone(device, name, amount):
     exact = np.clip(COLOURS[name](pictures.astype(np.float64), amount), 0, 255)
     slack = 0.1 if name == "hue" else 1e-3
     assert np.abs(levels - exact).max() <= 0.5 + slack
+
+
+def shaded(seed: int, frames: int = 3) -> np.ndarray:
+    """Noise that grows brighter from frame to frame: a clip's mean is none of its frames'."""
+    levels = noise(SIZE, SIZE, seed, frames=frames) / frames
+    return (levels * np.arange(1, frames + 1)[:, None, None, None]).astype(np.uint8)
+
+
+@quick
+@given(steps=color_steps, seed=st.integers(0, 99))
+def test_contrast_about_the_clips_mean_is_each_operation_in_turn(device, steps, seed):
+    pictures = shaded(seed)
+    levels = rendered(lane(device, about="clip"), track(pictures, about_clip_draw(steps)))[0][0]
+    exact = np.clip(colored(pictures.astype(np.float64), steps, ABOUT_CLIP), 0, 255)
+    assert np.abs(levels - exact).max() <= 0.65
+    assert (np.abs(levels - exact) <= 0.501).mean() > 0.8
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.6])
+def test_every_clip_of_a_run_has_its_own_mean(device, factor):
+    """The last keeps its colours: its draw is that of a coin which fell on no jitter."""
+    draw = about_clip_draw([("contrast", factor)])
+    clips = [shaded(seed) // dim for seed, dim in enumerate((1, 2, 4))]
+    tracks = [track(clip, draw) for clip in clips]
+    found = rendered(lane(device, about="clip"), *tracks, track(clips[0], Draw(WHOLE)))[0]
+    for clip, levels in zip(clips, found[:3], strict=True):
+        exact = np.clip(with_contrast_about_the_clip(clip.astype(np.float64), factor), 0, 255)
+        assert np.abs(levels - exact).max() <= 0.501
+    assert (as_bytes(found[3]) == clips[0]).all()
+
+
+def test_the_mean_is_that_of_what_is_cropped(device):
+    """Left half black, right half white: no contrast at all is black in the left, grey in both."""
+    pictures = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    pictures[:, :, SIZE // 2 :] = 255
+    flat = about_clip_draw([("contrast", 0.0)])
+    for roi, level in ((WHOLE, 127.5), ((0.0, 0.0, 1.0, 0.25), 0), ((0.0, 0.75, 1.0, 1.0), 255)):
+        found = rendered(lane(device, about="clip"), track(pictures, replace(flat, roi=roi)))[0][0]
+        assert np.abs(found - level).max() <= 0.501
 
 
 @quick
@@ -395,6 +454,36 @@ def test_views_of_a_track_have_their_own_draws(device):
     assert np.abs(views[0][0] - views[1][0]).mean() > 5
 
 
+def test_a_view_has_its_own_operators(device):
+    """The first only blurs, the second only solarises, the third does neither: by their recipes."""
+    plain = AugmentConfig(size=SIZE, jitter=0, grayscale=0, blur=0)
+    augments = (replace(plain, blur=1.0), replace(plain, solarize=0.2), plain)
+    own = Lane(GraphSpec("ffmpeg", device, augments, True, False, 1, 1, 1))
+    assert [own.spec.operators(view) for view in range(3)] == [{"blur"}, {"solarize"}, set()]
+    pictures = noise(SIZE, SIZE, 6, frames=2)
+    draw = Draw(WHOLE, color=color_draw([("brightness", 0.5)]), blur_sigma=1.0, solarize_from=128)
+    views = [view[0] for view in rendered(own, track(pictures, *[draw] * 3))]
+    assert np.abs(views[0] - blurred(pictures, 1.0)).max() <= 0.501
+    assert (as_bytes(views[1]) == solarized(pictures, 128)).all()
+    assert (as_bytes(views[2]) == pictures).all()
+
+
+def test_only_jitter_about_the_clip_asks_for_its_mean():
+    config = AugmentConfig(contrast_about="clip")
+
+    def operators(**changed) -> set[str]:
+        augments = (replace(config, **changed),)
+        return GraphSpec("ffmpeg", "cpu", augments, True, False, 1, 1, 1).operators(0)
+
+    assert operators() == {"color", "mean", "blur"}
+    assert operators(contrast_about="grey") == {"color", "blur"}
+    assert operators(contrast=0.0) == {"color", "blur"}
+    assert operators(jitter=0.0) == {"color", "blur"}
+    assert operators(jitter=0.0, grayscale=0.0, blur=0.0) == set()
+    spec = GraphSpec("ffmpeg", "cpu", (config,), False, False, 1, 1, 1)
+    assert spec.operators(0) == set()
+
+
 def test_neighbours_in_a_run_do_not_matter(device):
     """Clips of four sizes in one run: each as if alone, whatever its place."""
     clips = [smooth(h, w, 9, frames=2) for h, w in SHAPES[:4]]
@@ -431,8 +520,7 @@ def test_a_view_stays_as_it_is_while_later_runs_go_on(device):
 
 
 def described(path) -> Video:
-    found = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-    return Video(key=path.stem, path=path, offset=0, **found)
+    return Video.of(probe(path), key=path.stem, path=path)
 
 
 def both_kinds(machine, video: Video, frames, draws, rows) -> list[list[np.ndarray]]:
@@ -525,7 +613,7 @@ def test_turned_and_upright_videos_share_a_run(machine, tmp_path):
 
 
 def test_what_the_decoder_of_the_graph_refuses_is_one_line(device):
-    broken = Lane(GraphSpec("nvdec", device, 1, AugmentConfig(size=8), False, False, 1, 1, 1))
+    broken = Lane(GraphSpec("nvdec", device, (AugmentConfig(size=8),), False, False, 1, 1, 1))
     nonsense = np.zeros(500, np.uint8)
     with pytest.raises(DataError, match="error: the decoder of the graph failed · ") as caught:
         broken.submit([track(nonsense, Draw(WHOLE), rows=[0], frames=np.array([0]))])

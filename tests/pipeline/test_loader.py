@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,7 @@ def videos(tmp_path_factory) -> list[Video]:
 
 
 def described(path: Path) -> Video:
-    found = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-    return Video(key=path.stem, path=path, offset=0, **found)
+    return Video.of(probe(path), key=path.stem, path=path)
 
 
 def listed(path: Path, videos: list[Video]) -> Manifest:
@@ -102,6 +101,11 @@ def joined(batches) -> tuple[list[torch.Tensor], list[int], list[int]]:
     views = [torch.cat(view) for view in zip(*(b.views for b in batches), strict=True)]
     label, index = (torch.cat([getattr(b, name) for b in batches]) for name in ("label", "index"))
     return views, label.tolist(), index.tolist()
+
+
+def starts(batches) -> list[list[int]]:
+    """Starts of all views of some batches in a row."""
+    return torch.cat([batch.start_frames for batch in batches]).tolist()
 
 
 def samples(manifest, *, count: int = SAMPLES, **options):
@@ -245,6 +249,20 @@ def test_frames_are_treated_alike_unless_consistency_is_off(tmp_path):
         assert (other[:, :, 1:] - other[:, :, :-1]).abs().mean() > 0.3
 
 
+def test_segments_give_seven_views_in_the_order_of_the_video(manifest):
+    """Real frames: queries, keys, and one of the outer queries again; four frames are enough."""
+    clip = ClipConfig(frames=1, sampling="segments")
+    loader = training(manifest, clip=clip, augment=PLAIN, data=data_config(batch_size=7), views=7)
+    (batch,) = loader.batches(0, 1)
+    shown = [[read_clip(frame)[0] for frame in view] for view in batch.views]
+    assert np.array(shown).T.tolist() == batch.start_frames.tolist()
+    for row, video in zip(batch.start_frames.tolist(), batch.index.tolist(), strict=True):
+        length = FRAMES[video] // 3
+        for query, key in zip(row[:3], row[3:6], strict=True):
+            assert min(query // length, 2) == min(key // length, 2)
+        assert [min(n // length, 2) for n in row[:3]] == [0, 1, 2] and row[6] in (row[0], row[2])
+
+
 # Ranks
 
 
@@ -275,6 +293,41 @@ def test_exchanged_views_are_of_the_next_ranks_samples(manifest, world):
         assert torch.equal(batch.views[0], views[0][own])
         assert torch.equal(batch.views[1], views[1][next_one])
         assert batch.index.tolist() == index[own] and batch.label.tolist() == label[own]
+
+
+def test_starts_are_those_of_a_processs_own_samples_exchanged_or_not(manifest):
+    """What a view shows is told where it is rendered or not: rank 1 has the pixels of view 1."""
+    data, clip = data_config(batch_size=4), replace(CLIP, sampling="interval")
+    options = {"clip": clip, "data": data, "augment": PLAIN}
+    whole = list(training(manifest, **options).batches(0, 2))
+    assert all(batch.start_frames.dtype == torch.int64 for batch in whole)
+    for batch in whole:
+        for view, pixels in enumerate(batch.views):
+            shown = [read_clip(clip)[0] for clip in pixels]
+            assert shown == batch.start_frames[:, view].tolist()
+    ranks = [
+        list(training(manifest, place=Place(r, 2), exchanged=(1,), **options).batches(0, 2))
+        for r in range(2)
+    ]
+    assert starts(ranks[r][step] for step in range(2) for r in range(2)) == starts(whole)
+
+
+def test_views_have_their_own_augmentation_wherever_they_are_rendered(manifest):
+    """In the exchange view 1 is the only one of its stream, and keeps its own values."""
+    augment = replace(PLAIN, views={1: {"jitter": 1.0, "solarize": 1.0}})
+    data = data_config(batch_size=4)
+    views, _, index = samples(manifest, count=4, augment=augment, data=data)
+    plain, _, _ = samples(manifest, count=4, augment=PLAIN, data=data)
+    assert torch.equal(views[0], plain[0]) and not torch.equal(views[1], plain[1])
+    for rank in range(2):
+        loader = training(
+            manifest, augment=augment, data=data, place=Place(rank, 2), exchanged=(1,)
+        )
+        (batch,) = loader.batches(0, 1)
+        assert batch.index.tolist() == index[2 * rank : 2 * rank + 2]
+        assert torch.equal(batch.views[0], views[0][2 * rank : 2 * rank + 2])
+        other = 2 - 2 * rank
+        assert torch.equal(batch.views[1], views[1][other : other + 2])
 
 
 def test_all_ranks_replace_a_damaged_video_alike(damaged):
@@ -329,6 +382,36 @@ def test_evaluation_spreads_its_clips_evenly(tmp_path):
     assert read_clip(batch.views[2][0]) == [24, 26, 28, 30]
     (central,) = evaluation(manifest, augment=PLAIN, clips=1)
     assert read_clip(central.views[0][0])[0] == 12
+
+
+def test_evaluation_tells_where_its_clips_start(manifest):
+    batches = list(evaluation(manifest, augment=replace(PLAIN, eval_crops=3), clips=2))
+    for batch in batches:
+        assert len(batch.views) == 6
+        assert batch.start_frames[:, :3].eq(batch.start_frames[:, :1]).all()
+    last = [max(0, frames - 7) for frames in FRAMES]
+    assert [row[0] for row in starts(batches)] == [0] * VIDEOS
+    assert [row[3] for row in starts(batches)] == last
+
+
+@pytest.mark.parametrize(("size", "axis"), [((96, 48), 1), ((48, 96), 0)])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_three_crops_show_both_ends_and_the_middle(tmp_path, size, axis, scale):
+    """Levels that rise along the long side tell where each crop begins and ends."""
+    ramp = np.moveaxis(np.broadcast_to(np.arange(96) * 2 + 20, (48, 96)), axis, 1)
+    picture = np.repeat(ramp[:, :, None], 3, axis=2).astype(np.uint8)
+    path = write_video(
+        tmp_path / "v.mp4", frames=7, size=size, options={"crf": "1"}, pixels=lambda n: picture
+    )
+    manifest = listed(tmp_path / "m.parquet", [described(path)])
+    augment = replace(PLAIN, eval_scale=scale, eval_crops=3)
+    (batch,) = evaluation(manifest, augment=augment, clips=2)
+    side = 48 * scale
+    for view, first in enumerate([0, 48 - side / 2, 96 - side] * 2):
+        levels = batch.views[view][0, 0, 0].mean(dim=1 - axis)
+        # The centres of the first and last of 48 pixels of the view lie side / 96 inside.
+        ends = np.array([first + side / 96, first + side - side / 96]) - 0.5
+        assert np.allclose(levels[[0, -1]], 2 * ends + 20, atol=3)
 
 
 @pytest.mark.parametrize("size", [(96, 48), (48, 96)])
@@ -526,6 +609,16 @@ def test_a_batch_must_divide_and_not_exceed_the_data_set(manifest):
         "data.batch_size or add videos"
     )
     assert len(list(evaluation(manifest, batch_size=8))) == 1
+
+
+def test_a_recipe_of_another_number_of_views_is_refused(manifest):
+    segments = replace(CLIP, sampling="segments")
+    for options, message in (
+        ({"clip": segments, "views": 2}, "clip.segments: 3 make 7 views, 2 S + 1, the method"),
+        ({"augment": replace(AUGMENT, views={2: {}})}, "augment.views.2: the method takes 2"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            training(manifest, **options)
 
 
 @pytest.mark.parametrize(

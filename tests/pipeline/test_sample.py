@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.augment import AugmentConfig, Draw
+from pipeline.augment import AugmentConfig, Draw, of_views
 from pipeline.clip import ClipConfig, ClipPlan
 from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
@@ -42,8 +42,7 @@ def videos(tmp_path_factory) -> list[Video]:
     for i, frames in enumerate(FRAMES):
         size = (64, 48) if i % 2 else (48, 64)
         path = write_video(folder / f"v{i}.mp4", frames=frames, size=size, gop=10)
-        probed = {k: v for k, v in asdict(probe(path)).items() if k in Video.__dataclass_fields__}
-        found.append(Video(key=path.stem, path=path, offset=0, label=i % 2, **probed))
+        found.append(Video.of(probe(path), key=path.stem, path=path, label=i % 2))
     return found
 
 
@@ -64,16 +63,15 @@ def damaged(videos: list[Video], folder: Path, which: set[int]) -> Manifest:
     return listed(folder / "damaged.parquet", rows)
 
 
-def training(manifest: Manifest, **changed) -> TrainingStage:
+def training(manifest: Manifest, *, augment=None, number: int = 2, **changed) -> TrainingStage:
     whole = {
         "clip": ClipConfig(frames=4, stride=2),
-        "augment": AugmentConfig(size=16),
+        "augments": of_views(augment or AugmentConfig(size=16), number),
         "reader": Reader(timeout_seconds=30),
         "seed": 5,
         "global_batch": 2,
         "first_sample": 0,
-        "number_of_views": 2,
-        "views": (0, 1),
+        "views": tuple(range(number)),
         "slots": (0, 1),
         "kinds": ("ffmpeg", "ffmpeg"),
     }
@@ -93,13 +91,15 @@ def evaluation(manifest: Manifest, **changed) -> EvaluationStage:
 
 
 def same_draw(ours: Draw, theirs: Draw) -> bool:
-    rest = replace(ours, color=None) == replace(theirs, color=None)
-    return rest and (ours.color == theirs.color).all()
+    bare = [replace(draw, color=None, mean_matrix=None) for draw in (ours, theirs)]
+    maps = [np.hstack([draw.color, draw.mean_matrix]) for draw in (ours, theirs)]
+    return bare[0] == bare[1] and np.array_equal(*maps)
 
 
 def same_sample(ours: Sample, theirs: Sample) -> bool:
     pairs = list(zip(ours.tracks, theirs.tracks, strict=True))
-    return ours.index == theirs.index and all(
+    same = ours.index == theirs.index and np.array_equal(ours.starts, theirs.starts)
+    return same and all(
         np.array_equal(a.pictures, b.pictures)
         and np.array_equal(a.rows, b.rows)
         and all(same_draw(*draws) for draws in zip(a.draws, b.draws, strict=True))
@@ -132,7 +132,7 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
             pictures = np.rot90(pictures, axes=(1, 2)) if strided and len(shape) == 4 else pictures
             rows = np.zeros((1, 2), np.int32)
             made.append(Track(pictures, np.arange(3), rows, (Draw((0, 0, 1, 1)),), 90))
-        packed.append(Sample(number * 3, number - 1, made))
+        packed.append(Sample(number * 3, number - 1, made, np.array([number, 5])))
     batch = pack(packed, [{"path": "x"}])
     found = batch.unpacked()
     wanted = [track for sample in packed for track in sample.tracks]
@@ -143,7 +143,8 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
         assert (ours.rotation, ours.draws) == (90, theirs.draws)
     assert batch.index.tolist() == [3 * n for n in range(len(samples))]
     assert batch.label.tolist() == [n - 1 for n in range(len(samples))]
-    assert batch.index.dtype == batch.label.dtype == np.int64
+    assert batch.index.dtype == batch.label.dtype == batch.starts.dtype == np.int64
+    assert batch.starts.tolist() == [[n, 5] for n in range(len(samples))]
     assert len(batch.pictures) == sum(t.pictures.size for t in wanted)
 
 
@@ -214,6 +215,75 @@ def test_random_sampling_gives_each_view_a_clip_of_its_own(manifest):
     assert any(seen_numbers(track) != seen_numbers(track, view=1) for track in tracks)
 
 
+def numbers_at(sample: Sample, view: int) -> list[int]:
+    return [n for track in sample.tracks for n in seen_numbers(track, view)]
+
+
+@pytest.mark.parametrize(
+    ("clip", "number"),
+    [
+        (ClipConfig(frames=4, stride=2, sampling="interval"), 2),
+        (ClipConfig(frames=1, sampling="segments"), 7),
+        (ClipConfig(frames=3, stride=2, sampling="segments", segments=2), 5),
+        (ClipConfig(frames=2, sampling="segments", segments=6), 13),  # a video has four frames
+    ],
+    ids=lambda value: value.sampling if isinstance(value, ClipConfig) else str(value),
+)
+@pytest.mark.parametrize("consistent", [True, False])
+def test_starts_are_the_first_frames_of_all_planned_views(manifest, clip, number, consistent):
+    augment = AugmentConfig(size=16, consistent=consistent)
+    stage = training(manifest, clip=clip, augment=augment, number=number)
+    second = training(manifest, clip=clip, augment=augment, number=number, views=(1,))
+    for place in range(VIDEOS):
+        sample = stage.sample(place, "ffmpeg", [])
+        frames = manifest[sample.index].frames
+        assert sample.starts.dtype == np.int64
+        for view, start in enumerate(sample.starts.tolist()):
+            expected = [(start + t * clip.stride) % frames for t in range(clip.frames)]
+            assert numbers_at(sample, view) == expected
+        alone = second.sample(place, "ffmpeg", [])
+        assert alone.starts.tolist() == sample.starts.tolist()
+        assert numbers_at(alone, 0) == numbers_at(sample, 1)
+    assert stage[1].starts.tolist() == second[1].starts.tolist()
+
+
+def test_the_second_look_at_a_query_is_decoded_once_and_drawn_anew(manifest):
+    stage = training(manifest, clip=ClipConfig(frames=1, sampling="segments"), number=7)
+    ends = set()
+    for place in range(3 * VIDEOS):
+        sample = stage.sample(place, "ffmpeg", [])
+        (track,) = sample.tracks
+        end = 0 if sample.starts[6] == sample.starts[0] else 2
+        assert track.rows[6].tolist() == track.rows[end].tolist()
+        assert len(track.pictures) == len(set(sample.starts.tolist())) <= 6
+        assert track.draws[6].roi != track.draws[end].roi
+        ends.add(end)
+    assert ends == {0, 2}
+
+
+def test_a_segment_of_a_file_counts_its_own_frames(videos, tmp_path):
+    rows = [replace(videos[-1], key="segment", first_frame=11, frames=15)]
+    clip = ClipConfig(frames=4, stride=2, sampling="interval")
+    stage = training(listed(tmp_path / "m.parquet", rows), clip=clip)
+    for place in range(8):
+        sample = stage.sample(place, "ffmpeg", [])
+        shown = [numbers_at(sample, view)[0] for view in range(2)]
+        assert shown == (sample.starts + 11).tolist() and sample.starts.max() <= 8
+
+
+def test_each_view_draws_by_its_own_augmentation(manifest):
+    """A view that another recipe changes draws its other numbers as before."""
+    augment = AugmentConfig(size=16, blur=1.0, views={1: {"blur": 0.0, "solarize": 1.0}})
+    ours = training(manifest, augment=augment)
+    plain = training(manifest, augment=AugmentConfig(size=16, blur=1.0))
+    for place in range(VIDEOS):
+        first, second = ours.sample(place, "ffmpeg", []).tracks[0].draws
+        same, other = plain.sample(place, "ffmpeg", []).tracks[0].draws
+        assert first.blur_sigma > 0 and first.solarize_from == 256
+        assert second.blur_sigma == 0 and second.solarize_from == 128
+        assert same_draw(first, same) and (second.roi, second.flip) == (other.roi, other.flip)
+
+
 def test_a_sample_does_not_depend_on_batch_process_or_history(manifest):
     alone = training(manifest)
     reference = [alone.sample(number, "ffmpeg", []) for number in range(12)]
@@ -229,7 +299,8 @@ def test_a_sample_does_not_depend_on_batch_process_or_history(manifest):
     assert same_sample(pickle.loads(pickle.dumps(wide)).sample(9, "ffmpeg", []), reference[9])
     unpacked = second[1].unpacked()
     for track, sample in zip(unpacked, reference[6:8], strict=True):
-        assert same_sample(Sample(sample.index, sample.label, [track]), sample)
+        assert same_sample(replace(sample, tracks=[track]), sample)
+    assert second[1].starts.tolist() == [s.starts.tolist() for s in reference[6:8]]
 
 
 def test_one_view_alone_is_the_same_as_beside_the_other(manifest):
@@ -365,6 +436,18 @@ def test_evaluation_reads_every_video_in_order_with_uniform_clips(manifest):
     assert seen_numbers(longest) == [0, 2, 4, 6]
     assert seen_numbers(longest, view=1) == [24, 26, 28, 30]
     assert not any(draw.flip or draw.blur_sigma for draw in longest.draws)
+    assert groups[2].starts.tolist() == [[0, 24]]
+
+
+def test_evaluation_shows_the_crops_of_a_clip_one_after_the_other(manifest):
+    stage = evaluation(manifest, augment=AugmentConfig(size=16, eval_crops=3))
+    (track,) = stage.read(6).tracks
+    rois = [draw.roi for draw in track.draws]
+    assert rois[:3] == rois[3:] and len(set(rois)) == 3
+    starts = [0, 0, 0, 24, 24, 24]
+    assert [seen_numbers(track, view)[0] for view in range(6)] == starts
+    assert stage[2].starts.tolist() == [starts]
+    assert len(track.pictures) == 8  # two clips, however many crops
 
 
 def test_evaluation_leaves_damaged_videos_out_and_lists_them(videos, tmp_path):

@@ -193,6 +193,15 @@ def test_colour_words_undo_any_order_of_the_four_maps(b, c, s, turn, sequence):
     assert float(degrees.replace("−", "-")) == pytest.approx(360 * turn, abs=0.51)
 
 
+def test_contrast_about_the_clip_is_told_as_a_share_of_its_mean():
+    of_mean = brightness(0.8)
+    of_pixel = brightness(0.5) @ of_mean
+    draw = Draw((0, 0, 1, 1), color=of_pixel[:3], mean_matrix=(of_mean - of_pixel)[:3, :3])
+    words = describe([draw], width=9, height=9)["jitter"]
+    assert words == "0.40 v + 0.40 of the clip's mean, saturation 1.00, hue +0°"
+    assert color_words(draw.color, np.zeros((3, 3))).startswith("0.40 v + 0,")
+
+
 def test_grey_has_no_hue_and_black_no_words_of_colour():
     grey = (saturation(0.0) @ hue(0.2) @ brightness(0.8))[:3]
     assert color_words(grey) == "0.80 v + 0"

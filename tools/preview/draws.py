@@ -37,8 +37,10 @@ def describe(draws: Sequence[Draw], *, width: int, height: int) -> Facts:
     }
 
 
-def color_words(color: np.ndarray) -> str:
+def color_words(color: np.ndarray, mean_matrix: np.ndarray | None = None) -> str:
     """The affine colour map [3, 4] of RGB in [0, 255] as levels, saturation and hue.
+
+    mean_matrix: see Draw; what it adds to a grey level is told as a share of the clip's mean.
 
     Brightness and contrast scale and shift v, all channels alike; saturation and hue scale and
     turn the chroma plane of YIQ. So their composition, in any order, is told by four numbers.
@@ -46,6 +48,9 @@ def color_words(color: np.ndarray) -> str:
     chroma = (RGB_TO_YIQ @ color[:, :3] @ YIQ_TO_RGB)[1:, 1:]
     gain, offset = color[0, :3].sum(), color[:, 3].mean()
     words = f"{gain:.2f} v {'−' if offset < 0 else '+'} {abs(offset):.0f}"
+    if mean_matrix is not None and mean_matrix.any():
+        share = mean_matrix[0].sum()
+        words = f"{gain:.2f} v {'−' if share < 0 else '+'} {abs(share):.2f} of the clip's mean"
     if is_flat(color) or gain == 0:
         return words
     saturation = math.hypot(chroma[0, 0], chroma[1, 0]) / gain
@@ -69,7 +74,7 @@ def _one(draw: Draw, width: int, height: int) -> Facts:
     return {
         "crop": f"{size} at {left * width:.0f}, {top * height:.0f} · {100 * _area(draw.roi):.0f} %",
         "flip": "yes" if draw.flip else OFF,
-        "jitter": color_words(draw.color) if _is_jittered(draw) else OFF,
+        "jitter": color_words(draw.color, draw.mean_matrix) if _is_jittered(draw) else OFF,
         "grey": "yes" if is_grey(draw) else OFF,
         "blur": f"{draw.blur_sigma:.2f} px" if draw.blur_sigma else OFF,
         "solarise": f"from {draw.solarize_from}" if _solarizes(draw) else OFF,
