@@ -3,12 +3,14 @@
 backbones/   clip [B, 3, T, H, W] -> feature [B, D]
 methods/     one file per published method: views -> objectives
 ops/         losses as functions; no state
-queue, momentum, heads, batchnorm, gather: what methods share
+queue, momentum, keys, heads, batchnorm, gather, diagnostics: what methods share
+weights, layouts: state dicts of others into a backbone, by their names
 """
 
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbones import BACKBONES
 from models.lookup import unknown
@@ -26,15 +28,26 @@ __all__ = [
 ]
 
 
-def build_backbone(name: str, *, width: int = 64) -> nn.Module:
+def build_backbone(name: str, *, width: int = 64, norm_eps: float = 0.0) -> nn.Module:
     """An encoder with random weights: clip [B, 3, T, H, W] -> feature [B, feature_dim].
 
-    `width` is the number of channels after the stem, 64 in the papers. Raises ValueError for a
-    name that is not in `models.backbones.BACKBONES`.
+    width: channels after the stem, 64 in the papers. norm_eps: of its batch norms, 0 for the
+    network's own. Raises ValueError for a name that is not in `models.backbones.BACKBONES` and for
+    a value that makes no sense.
     """
     if name not in BACKBONES:
         raise ValueError(unknown("backbone", name, BACKBONES))
-    return BACKBONES[name](width=width)
+    if width < 2:
+        raise ValueError(f"backbone.width: {width} base channels are too few; take 2 or more")
+    if norm_eps < 0:
+        raise ValueError(
+            f"backbone.norm_eps: {norm_eps} must be above 0, or 0 for the network's own"
+        )
+    backbone = BACKBONES[name](width=width)
+    for layer in backbone.modules():
+        if norm_eps and isinstance(layer, _BatchNorm):
+            layer.eps = norm_eps
+    return backbone
 
 
 def method_config(name: str) -> type:

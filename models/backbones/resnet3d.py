@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.backbones.initial import kaiming_fan_out
+
 # B clips, C channels, T frames, H height, W width
 # (in_channels, out_channels, mid_channels, stride) -> convolution of one half of a block
 ConvBuilder = Callable[[int, int, int, int], nn.Module]
@@ -113,14 +115,6 @@ def _stem_space_then_time(width: int) -> nn.Sequential:
     )
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv3d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.BatchNorm3d):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
-
-
 class ResNet3D(nn.Module):
     """Eighteen-layer video residual network without a classifier.
 
@@ -143,7 +137,7 @@ class ResNet3D(nn.Module):
             self.add_module(f"layer{number}", stage)
             in_channels = out_channels
         self.feature_dim = in_channels
-        self.apply(_initialise)
+        kaiming_fan_out(self)
 
     def stages(self, clip: Tensor) -> list[Tensor]:
         """Feature maps after the stem and after each of the four stages."""
@@ -158,22 +152,16 @@ class ResNet3D(nn.Module):
         return torch.mean(x, dim=(2, 3, 4))
 
 
-def _checked(width: int) -> int:
-    if width < 2:
-        raise ValueError(f"backbone width: {width} base channels are too few; take 2 or more")
-    return width
-
-
 def r3d_18(*, width: int = 64) -> ResNet3D:
     """3x3x3 convolutions throughout; 33.2 M parameters at width 64, feature 512."""
-    return ResNet3D(_stem_spacetime(_checked(width)), (_spacetime,) * 4, width)
+    return ResNet3D(_stem_spacetime(width), (_spacetime,) * 4, width)
 
 
 def mc3_18(*, width: int = 64) -> ResNet3D:
     """Mixed convolutions: time only in the stem and stage 1, and never strided; 11.5 M."""
-    return ResNet3D(_stem_spacetime(_checked(width)), (_spacetime,) + (_space_only,) * 3, width)
+    return ResNet3D(_stem_spacetime(width), (_spacetime,) + (_space_only,) * 3, width)
 
 
 def r2plus1d_18(*, width: int = 64) -> ResNet3D:
     """Each 3x3x3 as 1x3x3, BN, ReLU, 3x1x1; 31.3 M parameters at width 64, feature 512."""
-    return ResNet3D(_stem_space_then_time(_checked(width)), (_space_then_time,) * 4, width)
+    return ResNet3D(_stem_space_then_time(width), (_space_then_time,) * 4, width)
