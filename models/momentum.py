@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import torch
 from torch import nn
+
+from models.ops import ema_
 
 
 def momentum_twin(module: nn.Module) -> nn.Module:
@@ -16,7 +17,6 @@ def momentum_twin(module: nn.Module) -> nn.Module:
     return deepcopy(module).requires_grad_(False)
 
 
-@torch.no_grad()
 def momentum_update(twin: nn.Module, module: nn.Module, *, momentum: float) -> None:
-    """twin <- momentum * twin + (1 - momentum) * module, over parameters, in one launch group."""
-    torch._foreach_lerp_(list(twin.parameters()), list(module.parameters()), 1 - momentum)
+    """twin <- momentum * twin + (1 - momentum) * module, over parameters."""
+    ema_(list(twin.parameters()), list(module.parameters()), momentum)

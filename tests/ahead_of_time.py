@@ -22,7 +22,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from models.ops import enqueue_triton, info_nce_triton
+from models.ops import (
+    enqueue_triton,
+    info_nce_triton,
+    nt_xent_triton,
+    sinkhorn_triton,
+    swapped_prediction_triton,
+)
+from pipeline.flow import tvl1_triton
+from pipeline.flow.config import Tvl1Config
+from pipeline.flow.tvl1 import pyramid
 
 CAPABILITIES = (80, 90, 100)  # A100, H100 and H200, B200
 POINTERS = {
@@ -168,6 +177,67 @@ def _enqueue(batch: int, *, queue: torch.dtype) -> list[Launch]:
     return launches(enqueue_triton.enqueue, torch.empty(batch, 128), numbers[:batch], *ring, ticket)
 
 
+def _nt_xent(batch: int, *, dtype: torch.dtype, world: int = 8, dim: int = 128) -> list[Launch]:
+    """With a shift; the last of `world` ranks with `batch` videos each."""
+    rows = torch.empty(2 * batch, dim, dtype=dtype)
+    candidates = torch.empty(2 * batch * world, dim, dtype=dtype)
+    numbers = torch.empty(len(candidates))
+    first_row = len(candidates) - len(rows)
+    size = {"itemsize": dtype.itemsize, "processors": 132}
+    counts = len(rows), len(candidates), dim
+    return [
+        *launches(
+            nt_xent_triton.nt_xent,
+            *(rows, candidates, first_row, 0.1, True),
+            cut=nt_xent_triton.forward_tiles(*counts, **size),
+        ),
+        *launches(
+            nt_xent_triton.gradient,
+            *(rows, candidates, numbers, numbers, first_row, 0.1, True),
+            cut=nt_xent_triton.backward_tiles(*counts, **size),
+        ),
+    ]
+
+
+def _sinkhorn(rows: int, prototypes: int) -> list[Launch]:
+    scores, of_prototypes = torch.empty(rows, prototypes), torch.empty(prototypes)
+    state = of_prototypes, of_prototypes, 0.05
+    cut = {"cut": sinkhorn_triton.tiles(rows, prototypes, processors=132)}
+    return [
+        *launches(sinkhorn_triton.masses, scores, 0.05, **cut),
+        *launches(sinkhorn_triton.rebalance, scores, *state, **cut),
+        *launches(sinkhorn_triton.assign, scores, *state),
+    ]
+
+
+def _swapped_prediction(
+    rows: int, prototypes: int, *, dtype: torch.dtype, dim: int = 128
+) -> list[Launch]:
+    z, c = torch.empty(rows, dim, dtype=dtype), torch.empty(prototypes, dim, dtype=dtype)
+    assignment, of_rows = torch.empty(rows, prototypes), torch.empty(rows)
+    found = launches(
+        swapped_prediction_triton.swapped_prediction,
+        *(z, c, assignment, 0.1),
+        cut=swapped_prediction_triton.forward_tiles(z, c, processors=132),
+    )
+    for held, passing, by_z in ((z, c, True), (c, z, False)):
+        found += launches(
+            swapped_prediction_triton.gradient,
+            *(of_rows.sum(), z, c, assignment, of_rows, of_rows, 0.1),
+            by_z=by_z,
+            cut=swapped_prediction_triton.backward_tiles(held, passing, processors=132),
+        )
+    return found
+
+
+def _tvl1(height: int, width: int, *, clips: int = 32, frames: int = 16) -> list[Launch]:
+    """One warp of one scale, and as many iterations as one launch does; of one pixel, one."""
+    iterations = tvl1_triton.ITERATIONS if height > 1 else 1
+    config = Tvl1Config(scales=1, warps=1, iterations=iterations)
+    clip = torch.empty(clips, frames, height, width, dtype=torch.uint8)
+    return launches(tvl1_triton.flow_of_pairs, pyramid(clip, config), config)
+
+
 def jobs() -> list[tuple[Launch, int]]:
     """Every launch to compile, with the capability of the GPU it is for."""
     half, single = torch.bfloat16, torch.float32
@@ -178,6 +248,20 @@ def jobs() -> list[tuple[Launch, int]]:
         *_info_nce(1024, queue=half, dim=512),
         *_info_nce(256, queue=single),
         *_enqueue(256, queue=half),
+        *_nt_xent(1, world=1, dtype=single),
+        *_nt_xent(128, dtype=half),
+        *_nt_xent(4096, dtype=half),
+        *_nt_xent(4096, dtype=single),
+        *_sinkhorn(1, 1),
+        *_sinkhorn(2112, 300),
+        *_sinkhorn(256, 8192),
+        *_swapped_prediction(1, 1, dim=16, dtype=single),
+        *_swapped_prediction(192, 300, dtype=half),
+        *_swapped_prediction(192, 300, dtype=single),
+        *_swapped_prediction(4001, 3001, dim=100, dtype=single),  # masks take registers
+        *_tvl1(1, 1, clips=1, frames=2),
+        *_tvl1(112, 112),
+        *_tvl1(112, 30),
     ]
     return [(launch, capability) for launch in found for capability in CAPABILITIES]
 

@@ -1,4 +1,4 @@
-"""What only tests on a GPU need."""
+"""What tests of work on a GPU need, and what stands for it where there is none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextmanager
@@ -17,3 +18,37 @@ def never_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class NoHostRead(TorchDispatchMode):
+    """Raises at operations that make a GPU wait: their result, or its size, goes to the host."""
+
+    FORBIDDEN = (
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.is_nonzero.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+        torch.ops.aten.equal.default,
+        torch.ops.aten.unique_consecutive.default,
+        torch.ops.aten._unique2.default,
+    )
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in self.FORBIDDEN:
+            raise AssertionError(f"{function} reads the device")
+        if function is torch.ops.aten.index.Tensor:
+            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
+            assert not masks, "a boolean index has to be counted on the host"
+        return function(*args, **(kwargs or {}))
+
+
+class Dispatches(TorchDispatchMode):
+    """Counts the operations that Python hands to torch: what a step costs the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -139,3 +140,175 @@ def distance(query: Array, real: Array) -> float:
         abs(a - b) for q, r in zip(query, real, strict=True) for a, b in zip(q, r, strict=True)
     )
     return total / query.size
+
+
+# VCLR (arXiv 2108.02722); S frames of a tuple
+
+
+def two_way(query: Array, positive: Array, others: Array, temperature: float) -> float:
+    """L_intra: cross-entropy of the positive against one other frame, mean over videos and others.
+
+    query, positive [B, D], others [B, S - 1, D].
+    """
+    total, count = 0.0, 0
+    for i in range(len(query)):
+        right = math.exp(float(np.dot(query[i], positive[i])) / temperature)
+        for other in others[i]:
+            wrong = math.exp(float(np.dot(query[i], other)) / temperature)
+            total -= math.log(right / (right + wrong))
+            count += 1
+    return total / count
+
+
+def order_features(tuples: Array, norm: str) -> Array:
+    """[B, S, D] with every embedding ("feature") or every channel over the frames at length 1."""
+    out = tuples.astype(float)
+    for b in range(len(tuples)):
+        for s, d in np.ndindex(*tuples.shape[1:]):
+            rest = tuples[b, s] if norm == "feature" else tuples[b, :, d]
+            out[b, s, d] = tuples[b, s, d] / math.sqrt(sum(x * x for x in rest))
+    return out
+
+
+def order_label(*orders: list[int], reverse_is_order: bool) -> int:
+    """Of one tuple 0 in order, 1 shuffled; of two 0 neither, 1 the first, 2 the second, 3 both."""
+    label = 0
+    for number, order in enumerate(orders):
+        steps = [b - a for a, b in itertools.pairwise(order)]
+        forward = all(step == 1 for step in steps)
+        backward = all(step == -1 for step in steps) and reverse_is_order
+        if not forward and not backward:
+            label += 2**number
+    return label
+
+
+def cross_entropy(logits: Array, labels: list[int]) -> float:
+    """Mean over the rows of -log softmax(logits)[label]."""
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        total += math.log(sum(math.exp(x) for x in row)) - row[label]
+    return total / len(labels)
+
+
+# SimCLR (arXiv 2002.05709) and CVRL (arXiv 2008.03800), equation 1 of both
+
+
+def nt_xent(first: Array, second: Array, temperature: float) -> tuple[float, Array, Array]:
+    """Mean loss of the 2 N views, and its gradients by first and second, [N, D] each."""
+    z = np.concatenate([first, second])
+    count = len(z)
+    loss, gradient = 0.0, np.zeros(z.shape)
+    for i in range(count):
+        positive = (i + len(first)) % count
+        others = [k for k in range(count) if k != i]
+        logits = {k: float(np.dot(z[i], z[k])) / temperature for k in others}
+        largest = max(logits.values())
+        mass = sum(math.exp(logits[k] - largest) for k in others)
+        loss += largest + math.log(mass) - logits[positive]
+        for k in others:
+            by_logit = math.exp(logits[k] - largest) / mass - (k == positive)
+            gradient[i] += by_logit * z[k] / temperature
+            gradient[k] += by_logit * z[i] / temperature
+    return loss / count, gradient[: len(first)] / count, gradient[len(first) :] / count
+
+
+def interval_density(k: float, places: int, power: float) -> float:
+    """CVRL (arXiv 2008.03800): chance per frame that two clips lie k frames apart, decreasing."""
+    return (power + 1) / (power * places) * (1 - (k / places) ** power)
+
+
+def interval_cdf(k: float, places: int, power: float) -> float:
+    """Integral of `interval_density` from 0 to k, term by term as CVRL's code has it."""
+    linear = (power + 1) * k / (power * places)
+    return linear - k ** (power + 1) / (power * places ** (power + 1))
+
+
+def interval_by_bisection(u: float, places: int, power: float) -> int:
+    """The search of CVRL's code: halve [0, M], rounding down, until it is one frame wide."""
+    left, right = 0, places
+    while right - left > 1:
+        half = left + (right - left) // 2
+        left, right = (half, right) if interval_cdf(half, places, power) <= u else (left, half)
+    return left
+
+
+# SwAV (arXiv 2006.09882) and ViCC (arXiv 2106.10137)
+
+
+def sinkhorn(scores: Array, epsilon: float, iterations: int) -> Array:
+    """Q [N, P] of all rows [N, P]: prototypes and rows divided by their sums in turn, as written.
+
+    SwAV's code keeps it transposed, [P, N].
+    """
+    rows, prototypes = scores.shape
+    q = np.exp((scores - scores.max()) / epsilon)
+    q = q / q.sum()
+    for _ in range(iterations):
+        for p in range(prototypes):
+            q[:, p] /= sum(q[:, p]) * prototypes
+        for i in range(rows):
+            q[i] /= sum(q[i]) * rows
+    return q * rows
+
+
+def swapped_prediction(
+    z: Array, prototypes: Array, assignment: Array, temperature: float
+) -> tuple[float, Array, Array]:
+    """SwAV, equation 2, averaged over rows and M views, and its gradients by z and prototypes.
+
+    z [N, D], prototypes [P, D], assignment [M, N, P].
+    """
+    loss, by_z, by_prototypes = 0.0, np.zeros(z.shape), np.zeros(prototypes.shape)
+    for i in range(len(z)):
+        logits = np.array([float(np.dot(z[i], c)) for c in prototypes]) / temperature
+        largest = max(logits)
+        log_mass = largest + math.log(sum(math.exp(x - largest) for x in logits))
+        for q in assignment[:, i]:
+            loss -= sum(share * (logit - log_mass) for share, logit in zip(q, logits, strict=True))
+            by_logits = sum(q) * np.exp(logits - log_mass) - q
+            for p, by_logit in enumerate(by_logits):
+                by_z[i] += by_logit * prototypes[p] / temperature
+                by_prototypes[p] += by_logit * z[i] / temperature
+    count = assignment.shape[0] * assignment.shape[1]
+    return loss / count, by_z / count, by_prototypes / count
+
+
+# What a step does to all tensors of a network
+
+
+def moving_average(twin: Array, source: Array, momentum: float) -> Array:
+    """MoCo (arXiv 1911.05722), equation 2, entry by entry."""
+    mean = np.zeros(twin.shape)
+    for at in np.ndindex(*twin.shape):
+        mean[at] = momentum * twin[at] + (1 - momentum) * source[at]
+    return mean
+
+
+def length(tensors: list[Array]) -> float:
+    """Euclidean length of all entries of all tensors."""
+    return math.sqrt(sum(float(x) ** 2 for tensor in tensors for x in tensor.flat))
+
+
+def lars_velocity(
+    velocity: Array,
+    weight: Array,
+    gradient: Array,
+    *,
+    momentum: float,
+    weight_decay: float,
+    trust: float,
+) -> Array:
+    """LARS (arXiv 1708.03888), algorithm 1, the velocity of one layer.
+
+    The learning rate is a factor of the update there; here it is the caller's, of the velocity.
+    """
+    update = np.zeros(weight.shape)
+    for at in np.ndindex(*weight.shape):
+        update[at] = gradient[at] + weight_decay * weight[at]
+    ratio = 1.0
+    if length([weight]) > 0 and length([update]) > 0:
+        ratio = trust * length([weight]) / length([update])
+    after = np.zeros(weight.shape)
+    for at in np.ndindex(*weight.shape):
+        after[at] = momentum * velocity[at] + ratio * update[at]
+    return after

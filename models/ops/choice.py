@@ -13,6 +13,10 @@ from torch import Tensor
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16)
 
+# Similarities of unit vectors are at most 1, so logits at most 1 / 0.023 = 43.5 and their
+# exponentials within [1e-19, 8e18]: float32 needs no shift by the largest, however many add up.
+SHIFT_BELOW_TEMPERATURE = 0.023
+
 _debug = False
 
 
@@ -34,6 +38,11 @@ def _has_kernels(op: str) -> bool:
 def kernels(op: str) -> ModuleType:
     """The module of an op's kernels. Imported on first use: Triton is optional."""
     return import_module(f"models.ops.{op}_triton")
+
+
+def needs_shift(temperature: float, *, unit: bool) -> bool:
+    """Whether a row's largest logit has to be subtracted before the exponential."""
+    return not unit or temperature < SHIFT_BELOW_TEMPERATURE
 
 
 def set_debug(on: bool) -> None:

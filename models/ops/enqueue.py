@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.ops import choice
+from models.ops import checks, choice
 from models.ops.reference import enqueue as reference
 
 # B new keys, K slots, D dimensions
@@ -86,8 +86,4 @@ def _check(new_keys: Tensor, new_ids: Tensor, keys: Tensor) -> None:
             f"expected {list(new_keys.shape[:1])} and int64"
         )
     for name, tensor in (("new_keys", new_keys), ("new_ids", new_ids)):
-        if tensor.device != keys.device:
-            raise ValueError(
-                f"enqueue: {name} {list(tensor.shape)} is on {tensor.device}, "
-                f"keys {list(keys.shape)} on {keys.device}; move one to the other"
-            )
+        checks.require_device("enqueue", name, tensor, beside=("keys", keys))

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from models.ops import choice
+from models.ops import checks, choice
 from models.ops.reference import info_nce as reference
 
 # B queries, P positives of each, K queued keys, C candidates, D dimensions
-
-# Similarities of unit vectors are at most 1, so logits at most 1 / 0.023 = 43.5 and their
-# exponentials within [1e-19, 8e18]: float32 needs no shift by the largest, whatever K is.
-SHIFT_BELOW_TEMPERATURE = 0.023
 
 
 def info_nce(
@@ -66,7 +60,7 @@ def info_nce(
     key = key if key.ndim == 3 else key[:, None]
     if queue.ndim == 3:
         return reference.among_candidates(query, key, queue, temperature)
-    shift = not unit or temperature < SHIFT_BELOW_TEMPERATURE or weight is not None
+    shift = choice.needs_shift(temperature, unit=unit and weight is None)
     loss, _, _ = _info_nce(
         query, key, queue, temperature, weight, query_id, queue_id, age, decay, shift
     )
@@ -112,8 +106,7 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, of_loss, *_):
-    if torch.is_grad_enabled():  # by create_graph: gradient would count as a constant
-        raise RuntimeError("info_nce: there is no second derivative; write the loss in plain torch")
+    checks.refuse_second_derivative("info_nce")
     gradient, *for_key = ctx.saved_tensors
     by_key = None
     if for_key:
@@ -135,29 +128,11 @@ def _check_vectors(query: Tensor, key: Tensor, queue: Tensor) -> None:
             f"info_nce: {sizes} do not fit; expected [B, D], [B, D] or [B, P, D], "
             "and [K, D] or [B, C, D]"
         )
-    named = {"query": query, "key": key, "queue": queue}
-    for name, tensor in named.items():
-        if tensor.numel() == 0:
-            raise ValueError(f"info_nce: {name} {list(tensor.shape)} is empty")
-        if not tensor.is_floating_point():
-            raise ValueError(
-                f"info_nce: {name} {list(tensor.shape)} is {tensor.dtype}; "
-                "expected float32, bfloat16 or float64"
-            )
-        _check_device(name, tensor, query)
-
-
-def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
-    if tensor.device != query.device:
-        raise ValueError(
-            f"info_nce: {name} {list(tensor.shape)} is on {tensor.device}, "
-            f"query {list(query.shape)} on {query.device}; move one to the other"
-        )
+    checks.require_vectors("info_nce", query=query, key=key, queue=queue)
 
 
 def _check_numbers(temperature: float, decay: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"info_nce: temperature {temperature} must be above 0; MoCo has 0.07")
+    checks.require_temperature("info_nce", temperature, known="MoCo has 0.07")
     if not 0 < decay <= 1:
         raise ValueError(f"info_nce: decay {decay} is outside (0, 1]; VideoMoCo has 0.99999")
 
@@ -199,4 +174,4 @@ def _check_slots(
                 f"info_nce: {name} {list(tensor.shape)} is {tensor.dtype}; "
                 f"expected {list(shape)} and {kind}"
             )
-        _check_device(name, tensor, query)
+        checks.require_device("info_nce", name, tensor, beside=("query", query))

@@ -7,17 +7,16 @@ that a small batch still fills the GPU; the second joins the parts. Logarithms a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# B queries, P positives of each, K queued keys, D dimensions, S parts of the queue
+from models.ops import launch_triton as launch
+from models.ops.launch_triton import LOG2_E, Tiles, log_one_plus
 
-LOG2_E = tl.constexpr(math.log2(math.e))
+# B queries, P positives of each, K queued keys, D dimensions, S parts of the queue
 
 
 @triton.jit
@@ -148,7 +147,7 @@ def _join_kernel(
         k = tl.load(key + number * D + dims, mask=dims < D, other=0.0).to(tl.float32)
         lead = negatives - tl.sum(q * k, 0) / temperature  # of the negatives over the positive
         small = tl.exp2(-tl.abs(lead) * LOG2_E)
-        share_of_loss += tl.maximum(lead, 0.0) + _log_one_plus(small)
+        share_of_loss += tl.maximum(lead, 0.0) + log_one_plus(small)
         r = tl.where(lead > 0, 1.0, small) / (1.0 + small) / (temperature * B * P)
         tl.store(pull + number, r)
         result += r * (total - k)
@@ -156,39 +155,6 @@ def _join_kernel(
     tl.store(loss + row, share_of_loss / (B * P))
 
 
-@triton.jit
-def _log_one_plus(x):
-    """log(1 + x) for x in [0, 1], without the digits of x that 1 + x loses.
-
-    2 artanh(z) = 2 (z + z^3 / 3 + z^5 / 5 + ...) with z = x / (2 + x) <= 1/3: what is left out is
-    below (1/3)^16 / 17 = 1.4e-9 of it.
-    """
-    z = x / (2.0 + x)
-    square = z * z
-    series = 1.0 / 15
-    series = series * square + 1.0 / 13
-    series = series * square + 1.0 / 11
-    series = series * square + 1.0 / 9
-    series = series * square + 1.0 / 7
-    series = series * square + 1.0 / 5
-    series = series * square + 1.0 / 3
-    return 2.0 * z * (series * square + 1.0)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How the first kernel cuts its work."""
-
-    queries: int
-    keys: int
-    parts: int
-    part_keys: int
-    warps: int
-    stages: int
-
-
-# (bytes of a number, dimensions up to): queries, keys, warps and stages of the largest tile that
-# compiles without a spilled register for sm_80, sm_90 and sm_100, then of all smaller ones.
 CUTS = {
     (2, 64): ((64, 64, 4, 3), (32, 64, 4, 3)),
     (2, 128): ((128, 32, 8, 3), (64, 64, 4, 3)),
@@ -199,14 +165,9 @@ CUTS = {
 }
 
 
-def _cuts(dim: int, itemsize: int) -> tuple[tuple[int, int, int, int], ...]:
-    fitting = (cuts for (size, most), cuts in CUTS.items() if size == itemsize and dim <= most)
-    return next(fitting, ())
-
-
 def fits(query: Tensor, queue: Tensor) -> bool:
     """Whether there is a tile for vectors this long."""
-    return bool(_cuts(query.shape[1], queue.element_size()))
+    return launch.cut_for(CUTS, query.shape[1], queue.element_size()) is not None
 
 
 def tiles(batch: int, slots: int, dim: int, *, itemsize: int, processors: int) -> Tiles:
@@ -214,42 +175,14 @@ def tiles(batch: int, slots: int, dim: int, *, itemsize: int, processors: int) -
 
     The parts' means take parts * B * D numbers. The eager form keeps about five arrays of B * K
     float32 alive; one per cent of that allows K / (20 D) parts in float32, twice that in bfloat16.
-    Where they are too few to fill the GPU, smaller tiles of queries are.
     """
-    largest, smaller = _cuts(dim, itemsize)
-    most_parts = max(1, slots * 4 // (20 * dim * itemsize))
-    queries = max(16, min(largest[0], triton.next_power_of_2(batch)))
-    while queries > 16 and triton.cdiv(batch, queries) * most_parts < processors:
-        queries //= 2
-    _, keys, warps, stages = largest if queries == largest[0] else smaller
-    parts = min(most_parts, processors // triton.cdiv(batch, queries), triton.cdiv(slots, keys))
-    part_keys = triton.cdiv(triton.cdiv(slots, max(1, parts)), keys) * keys
-    return Tiles(
-        queries=queries,
-        keys=keys,
-        parts=triton.cdiv(slots, part_keys),
-        part_keys=part_keys,
-        warps=warps,
-        stages=stages,
+    return launch.tiles(
+        launch.cut_for(CUTS, dim, itemsize),
+        batch,
+        slots,
+        most_parts=max(1, slots * 4 // (20 * dim * itemsize)),
+        processors=processors,
     )
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1  # Triton's interpreter
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _product_dtype(queue: Tensor) -> tl.dtype:
-    """Keys' own; but Triton 3.7's interpreter multiplies bfloat16 as if it were integers."""
-    interpreted = triton.knobs.runtime.interpret
-    return tl.bfloat16 if queue.dtype == torch.bfloat16 and not interpreted else tl.float32
-
-
-def _precision() -> str:
-    """Of float32 products: as torch's own, exact but for order unless the user allowed TF32."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def info_nce(
@@ -270,7 +203,7 @@ def info_nce(
     query, key, queue = query.contiguous(), key.contiguous(), queue.contiguous()
     (batch, dim), slots, positives = query.shape, len(queue), key.shape[1]
     cut = cut or tiles(
-        batch, slots, dim, itemsize=queue.element_size(), processors=_processors(query.device)
+        batch, slots, dim, itemsize=queue.element_size(), processors=launch.processors(query.device)
     )
     block_dim = max(16, triton.next_power_of_2(dim))
     # The parts' means are rounded as the keys are that they are means of.
@@ -295,8 +228,8 @@ def info_nce(
         IDS=query_id is not None,
         SHIFT=shift,
         WHOLE_BLOCKS=slots % cut.keys == 0,
-        PRODUCT=_product_dtype(queue),
-        PRECISION=_precision(),
+        PRODUCT=launch.product_dtype(queue),
+        PRECISION=launch.precision(),
         BLOCK_B=cut.queries,
         BLOCK_K=cut.keys,
         BLOCK_D=block_dim,

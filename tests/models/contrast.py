@@ -125,19 +125,32 @@ def plain_torch(given: Problem, dtype: torch.dtype) -> tuple[Tensor, Tensor, Ten
 def assert_as_exact_as_plain_torch(
     actual: tuple[Tensor, Tensor, Tensor], given: Problem, dtype: torch.dtype
 ) -> None:
-    """Errors against float64 at most those of plain torch in `dtype`, and its rounding.
+    """Of loss and gradients by query and key."""
+    given = given.to("cpu")
+    assert_as_exact(
+        actual, truth(given), plain_torch(given, dtype), temperature=given.temperature, dtype=dtype
+    )
+
+
+def assert_as_exact(
+    actual: tuple[Tensor, ...],
+    exact: tuple[Tensor, ...],
+    plain: tuple[Tensor, ...],
+    *,
+    temperature: float,
+    dtype: torch.dtype,
+) -> None:
+    """Errors of a loss and its gradients against float64 at most those of plain torch in `dtype`,
+    and its rounding.
 
     A logit is at most 1 / t, so its rounding is eps / t, by which the loss and, relatively, every
     softmax change; each is then rounded itself.
     """
-    given = given.to("cpu")
     eps = torch.finfo(dtype).eps
-    names = ("loss", "gradient by query", "gradient by key")
-    for name, got, exact, plain in zip(
-        names, actual, truth(given), plain_torch(given, dtype), strict=True
-    ):
-        error = (got.cpu().double() - exact).abs().max()
-        allowed = (plain.double() - exact).abs().max()
-        size = exact.abs().max()
-        allowed += eps * (size + (1 if name == "loss" else size) / given.temperature)
+    for number, (got, wanted, rough) in enumerate(zip(actual, exact, plain, strict=True)):
+        error = (got.cpu().double() - wanted).abs().max()
+        allowed = (rough.double() - wanted).abs().max()
+        size = wanted.abs().max()
+        allowed += eps * (size + (size if number else 1) / temperature)
+        name = f"gradient {number}" if number else "loss"
         assert error <= allowed, f"{name}: error {error:.1e}, allowed {allowed:.1e}"

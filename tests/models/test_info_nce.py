@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.ops import info_nce, set_debug
+from models.ops import info_nce
 from models.ops.info_nce import _info_nce
 from models.ops.reference import info_nce as reference
 from tests.cuda import never_waiting
 from tests.models.contrast import CASES, assert_as_exact_as_plain_torch, problem, truth
+from tests.models.memory import LargestTensor
 
 needs_cuda = pytest.mark.needs_cuda
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -244,19 +244,6 @@ class TestMemory:
         assert torch.cuda.max_memory_allocated() - before < 5 * 256 * 65_536 * 4 / 100
 
 
-class LargestTensor(TorchDispatchMode):
-    """Numbers in the largest tensor that owns its memory while the mode is on."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given:
-            self.numbers = max(self.numbers, result.numel())
-        return result
-
-
 def vectors(*shape: int, dtype=torch.float32, device="cpu") -> torch.Tensor:
     return torch.zeros(*shape, dtype=dtype, device=device)
 
@@ -342,13 +329,6 @@ def test_bad_input_is_named(arguments, options, message):
     with pytest.raises(ValueError) as error:
         info_nce(*arguments, **options)
     assert str(error.value) == f"info_nce: {message}"
-
-
-@pytest.fixture
-def debug():
-    set_debug(True)
-    yield
-    set_debug(False)
 
 
 class TestPromiseOfUnitLength:

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.ops import implementation, info_nce_triton
+from models.ops import implementation, info_nce_triton, nt_xent_triton
 from tests import ahead_of_time
 
 ROOT = Path(__file__).parents[2]
-FOLDER = Path(__file__).with_name("kernels")
+FILES = sorted((ROOT / "tests").rglob("kernels/test_*.py"))
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_interpreted(path):
     """Runs the file's tests with Triton as an interpreter, which it decides at its import."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "interpreted"]
@@ -53,7 +53,8 @@ def test_kernels_fit_into_shared_memory(usages):
 def test_every_kernel_is_compiled_for_every_gpu(usages):
     kernels = {
         line.removeprefix("def ").split("(")[0]
-        for path in (ROOT / "models" / "ops").glob("*_triton.py")
+        for package in ("models", "pipeline")
+        for path in (ROOT / package).rglob("*_triton.py")
         for line in path.read_text().splitlines()
         if line.startswith("def ") and "_kernel(" in line
     }
@@ -85,6 +86,25 @@ def test_cuts_fill_an_h100_at_moco_s_size():
     assert 0.9 <= cut.parts * 256 / cut.queries / 132 <= 1
 
 
+@pytest.mark.parametrize("tiles", [nt_xent_triton.forward_tiles, nt_xent_triton.backward_tiles])
+@settings(max_examples=100, deadline=None)
+@given(
+    videos=st.integers(1, 5000),
+    world=st.integers(1, 64),
+    dim=st.integers(1, 128),
+    itemsize=st.sampled_from([2, 4]),
+    processors=st.integers(1, 200),
+)
+def test_cuts_cover_the_candidates(tiles, videos, world, dim, itemsize, processors):
+    rows, candidates = 2 * videos, 2 * videos * world
+    cut = tiles(rows, candidates, dim, itemsize=itemsize, processors=processors)
+    assert (cut.parts - 1) * cut.part_keys < candidates <= cut.parts * cut.part_keys
+    assert cut.part_keys % cut.keys == 0
+    numbers = dim if tiles is nt_xent_triton.backward_tiles else 1
+    assert cut.parts == 1 or cut.parts * rows * numbers <= 5 * rows * candidates / 10
+    assert cut.parts == 1 or cut.parts * -(-rows // cut.queries) <= processors
+
+
 def test_choice_of_implementation():
     with FakeTensorMode():
         for dtype, choice in (
@@ -94,6 +114,7 @@ def test_choice_of_implementation():
         ):
             tensor = torch.empty(2, 3, device="cuda", dtype=dtype)
             assert implementation("info_nce", tensor) == choice
+            assert implementation("nt_xent", tensor) == choice
             assert implementation("enqueue", tensor, tensor) == choice
             assert implementation("info_nce", tensor, torch.empty(2, 3)) == "reference"
 
@@ -104,6 +125,10 @@ def test_long_vectors_are_left_to_plain_torch():
 
     assert fits(128, torch.float32) and not fits(129, torch.float32)
     assert fits(512, torch.bfloat16) and not fits(513, torch.bfloat16)
+    assert nt_xent_triton.fits(torch.empty(2, 128))
+    assert not nt_xent_triton.fits(torch.empty(2, 129))
+    assert nt_xent_triton.fits(torch.empty(2, 256, dtype=torch.bfloat16))
+    assert not nt_xent_triton.fits(torch.empty(2, 257, dtype=torch.bfloat16))
 
 
 WITHOUT_KERNELS = """
@@ -123,7 +148,7 @@ method = models.build_method("videomoco", backbone, frames=4, size=16, dim=8, qu
 views = tuple(torch.randn(4, 3, 4, 16, 16) for _ in range(2))
 objectives, _ = method(views, None, torch.arange(4))
 objectives[-1].loss.backward(inputs=objectives[-1].moves)
-method.after_step(0)
+method.after_step()
 print(method.queue.keys_written.item())
 """
 
