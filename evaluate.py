@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from pipeline import DataError, Manifest
-from training import checkpoint, config, distributed, errors, features, protocols
+from training import checkpoint, config, distributed, errors, features, protocols, weights
 from training.features import Features
 from training.runlog import environment
 
@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("protocol", choices=PROTOCOLS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as clip.stride=2")
     parser.add_argument("--checkpoint", required=True, metavar="PATH|random|pixels")
-    parser.add_argument("--recipe", help="of the network, for random and pixels")
+    parser.add_argument("--recipe", help="of the network, for random, pixels and weights of others")
     parser.add_argument("--train", required=True, metavar="MANIFEST", help="gallery, or to fit on")
     parser.add_argument("--test", required=True, metavar="MANIFEST")
     parser.add_argument("--split", nargs=2, default=("", ""), metavar=("TRAIN", "TEST"),
@@ -102,16 +102,23 @@ def _positive(text: str) -> int:
 
 
 def load_source(args: argparse.Namespace) -> tuple[checkpoint.Checkpoint | None, config.Recipe]:
-    """The checkpoint, if there is one, and the recipe of its network."""
+    """The checkpoint of a run, if it is one, and the recipe of the network.
+
+    With --recipe the file is one of weights, of anybody's; exported ones have their recipe beside.
+    """
     if args.checkpoint in BASELINES:
         if not args.recipe:
             raise errors.ConfigError(
                 f"error: --checkpoint {args.checkpoint} needs --recipe: it says network and clip"
             )
         return None, config.load(args.recipe, args.overrides)
-    state = checkpoint.load(Path(args.checkpoint))
-    recipe = config.of_checkpoint(state.config, state.stage, args.overrides)
-    return state, recipe
+    path = Path(args.checkpoint)
+    if args.recipe:
+        return None, config.load(args.recipe, args.overrides)
+    if path.suffix == weights.SAFETENSORS:
+        return None, config.of_checkpoint(weights.recipe_beside(path), "", args.overrides)
+    state = checkpoint.load(path)
+    return state, config.of_checkpoint(state.config, state.stage, args.overrides)
 
 
 def make_folder(path: Path) -> None:

@@ -22,9 +22,12 @@ from pipeline.quarantine import Quarantine
 from training import config, distributed, errors, stages
 from training.distributed import Process, StopSignal
 from training.dry_run import dry_run
-from training.optim import gradient_norm, set_lr
+from training.online import OnlineRetrieval
 from training.resume import StageState, resume
 from training.runlog import Journal, RunFolder, environment
+from training.staging import staged
+from training.step import build_step
+from training.step import check as check_step
 
 
 def main(argv: list[str]) -> int:
@@ -60,6 +63,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     """The stages of a recipe, one after the other. Returns the exit code."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
+    check_step(recipe.run, process)
     manifest = Manifest.read(recipe.data.train, recipe.data.split, one_split=True)
     distributed.check_same(f"{manifest.fingerprint} {recipe.plain()}", process)
     schedule = stages.plan(recipe, len(manifest))
@@ -86,7 +90,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
         for stage in schedule:
             if state and state.step >= stage.last_step and stage is not schedule[-1]:
                 continue
-            method, optimizer = stages.build(stage, process)
+            method, optimizer = stages.build(stage, process, fresh=state is None, say=folder.say)
             if state:
                 folder.say(stages.restore(stage, method, optimizer, state))
             loader = stages.training_loader(stage, manifest, method, process, quarantine.note)
@@ -104,35 +108,26 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
 
 
 def train(
-    under_way: StageState, step: int, loader: Loader, journal: Journal, stop: StopSignal
+    under_way: StageState, number: int, loader: Loader, journal: Journal, stop: StopSignal
 ) -> int:
-    """The steps of a stage from `step` on. Returns the step reached: a signal may come earlier."""
-    stage, process = under_way.stage, under_way.process
-    method, optimizer, run = under_way.method, under_way.optimizer, stage.recipe.run
-    trained = distributed.wrap(method, process)
-    precision = distributed.precision(run.precision, process)
-    for batch in loader.batches(step - stage.first_step, stage.last_step - stage.first_step):
-        distributed.seed_step(run.seed, step, process.rank)
-        set_lr(optimizer, stage.lr(step))
-        with precision:
-            objectives, scalars = trained(batch.views, batch.flow, batch.index)
-        for objective in objectives:
-            more = objective is not objectives[-1]
-            objective.loss.backward(inputs=objective.moves, retain_graph=more)
-        scalars["grad_norm"] = gradient_norm(optimizer)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        method.after_step(step)
-
-        step += 1
-        journal.add(step, stage.name, scalars)
+    """Steps of a stage from `number` on. Returns the number reached: a signal may come earlier."""
+    stage, process, run = under_way.stage, under_way.process, under_way.stage.recipe.run
+    step = build_step(under_way.method, under_way.optimizer, process, run)
+    online = OnlineRetrieval(stage, process)
+    batches = loader.batches(number - stage.first_step, stage.last_step - stage.first_step)
+    for batch in staged(batches, process.device):
+        scalars = step(batch, number=number, lr=stage.lr(number), seed=run.seed)
+        number += 1
+        if online.is_due(number):
+            scalars |= online.measure(under_way.method.encoder())
+        journal.add(number, stage.name, scalars)
         stopping = stop.agreed()
-        if stopping or under_way.is_due(step):
+        if stopping or under_way.is_due(number):
             journal.flush()
-            under_way.save(step, stopping=stopping)
+            under_way.save(number, stopping=stopping)
         if stopping:
             break
-    return step
+    return number
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.gather import world_size
+
 
 class SplitBatchNorm(_BatchNorm):
     """Batch norm over consecutive blocks of B / groups samples, each with its own statistics.
@@ -87,6 +89,12 @@ def split_batch_norm(module: nn.Module, groups: int) -> nn.Module:
 def sync_batch_norm(module: nn.Module) -> nn.Module:
     """Converts every batch norm to statistics over all ranks; plain in a single process."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+def check_sync(key: str, *, device: str, instead: str) -> None:
+    """Raises ValueError, naming the recipe's key, on the CPUs of several ranks: torch has none."""
+    if world_size() > 1 and device == "cpu":
+        raise ValueError(f"{key}: torch has no SyncBatchNorm on a CPU; take {instead}")
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:

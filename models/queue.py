@@ -52,6 +52,14 @@ class FeatureQueue(nn.Module):
         """
         enqueue(keys.detach(), ids, **dict(self.named_buffers(recurse=False)))
 
+    def check_holds(self, count: int) -> None:
+        """Raises ValueError where `count` keys, those of one step, are more than the slots."""
+        if count > len(self):
+            raise ValueError(
+                f"queue_size: {len(self)} slots do not hold the {count} keys of one step; "
+                f"take method.queue_size {count} or more, or a smaller batch"
+            )
+
     def ages(self, *, unit: Literal["key", "step"] = "key") -> Tensor:
         """Age of every slot, [K] int64.
 
@@ -62,3 +70,7 @@ class FeatureQueue(nn.Module):
         if unit == "key":
             return self.keys_written - 1 - self.birth_key
         return self.steps - self.birth_step
+
+    def age_figures(self) -> dict[str, Tensor]:
+        """queue_age_steps: the mean age of the slots, a scalar on the device."""
+        return {"queue_age_steps": self.ages(unit="step").double().mean().float()}

@@ -69,6 +69,25 @@ class SleepAfter(AfterStep):
 
 
 @dataclass(frozen=True)
+class NeverWaiting:
+    """From one step to another, what makes the host wait for the GPU is an error."""
+
+    first: int
+    last: int
+
+    def __call__(self) -> None:
+        original = ProgressLine.step
+
+        def step(line, number, *rest):
+            original(line, number, *rest)
+            if number in (self.first, self.last):
+                mode = "error" if number == self.first else "default"
+                torch.cuda.set_sync_debug_mode(mode)
+
+        ProgressLine.step = step
+
+
+@dataclass(frozen=True)
 class OnRank:
     """A fault in one process of several."""
 

@@ -32,7 +32,8 @@ ONLY_IN = {
     "av": r"pipeline/(decode|probe|container|scan)\.py"
     r"|pipeline/shards/(transcode|normalise|remux|encoded|shard)\.py"
     r"|tools/synth/.*\.py|tools/benchmark/(footage|rivals)\.py|tools/doctor/libraries\.py",
-    "nvidia": r"pipeline/graph\.py|tools/doctor/libraries\.py",
+    "nvidia": r"pipeline/(graph|flow/nvof)\.py|tools/doctor/libraries\.py",
+    "cv2": r"pipeline/flow/dis\.py",
     "torchvision": r"never",
     "timm": r"never",
     "lightning": r"never",

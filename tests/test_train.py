@@ -337,7 +337,7 @@ def test_debug_shows_where(tiny_data, tmp_path):
 
 def test_dry_run_says_what_would_happen(tiny_data, tmp_path, capsys):
     folder = tmp_path / "run"
-    overrides = ["optim.scale_lr=true", "optim.lr=0.64"]
+    overrides = ["optim.scale_lr=true", "optim.lr=0.64", "run.compile=true"]
     assert train.main([*runs.smoke(tiny_data, folder, *overrides), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     # 0.64 for 256 clips is 0.64 x 4 / 256 for four; 10 videos in batches of 4 are 2.5 steps.
@@ -346,6 +346,7 @@ def test_dry_run_says_what_would_happen(tiny_data, tmp_path, capsys):
         "moco: effective lr 0.01 (adamw, cosine; 0.64 per 256)",
         "moco: global batch 4 = 1 process(es) x 4",
         "moco: 6 steps, 2.5 an epoch",
+        "moco: precision fp32, channels last, compiled\n",
         "adversarial: 6 steps, 2.5 an epoch",
         "adversarial: view 1: [4, 3, 4, 16, 16]",
     ):

@@ -133,7 +133,10 @@ def _parsed(encoded: bytes, path: Path) -> Checkpoint:
         ) from error
     named = {f.name for f in fields(Checkpoint)}
     if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != named:
-        raise CheckpointError(f"error: not a checkpoint of this program's format {FORMAT} · {path}")
+        raise CheckpointError(
+            f"error: not a checkpoint of this program's format {FORMAT} · {path} · weights of "
+            "others go into a training by backbone.weights, into evaluate.py with --recipe"
+        )
     return Checkpoint(**content)
 
 

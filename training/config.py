@@ -34,6 +34,21 @@ OF_A_STAGE = ("run.epochs", "run.steps")  # the only keys of `run` that a stage 
 class BackboneConfig:
     name: str = "r2plus1d_18"
     width: int = 64  # channels of the first stage; 64 is the papers' network
+    norm_eps: float = 0.0  # of its batch norms; 0: the network's own (s3d 1e-3, all others 1e-5)
+    weights: str = ""  # file to start from, of Kinema or as published; empty: random weights
+    head_weights: bool = False  # the method's heads start from the head in that file, too
+
+    def network(self) -> dict[str, Any]:
+        """Arguments of `models.build_backbone`."""
+        return {"name": self.name, "width": self.width, "norm_eps": self.norm_eps}
+
+
+@dataclass
+class OnlineConfig:
+    manifest: str = ""  # labelled videos that ask each other while training; empty: none
+    split: str = ""  # use only these rows of it; empty: all
+    every_epochs: float = 10.0  # and at the end of every stage
+    clips: int = 1  # uniform clips of a video
 
 
 @dataclass
@@ -46,6 +61,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0  # CPU threads of the trainer; 0: as torch finds. Other threads, other bits
     channels_last: bool = True  # memory format of 3-D convolutions
+    compile: bool = False  # networks by torch.compile: minutes at the start, then faster steps
+    cuda_graph: bool = False  # each step as one launch; one GPU. Helps where launches are the limit
     save_every_steps: int = 1000
     keep_checkpoints: int = (
         2  # newest ones; at least 2, so that a damaged one is never the only one
@@ -64,6 +81,7 @@ class Recipe:
     backbone: BackboneConfig
     method: Any  # the dataclass of the method's own options, and its name
     optim: OptimConfig
+    online: OnlineConfig
     run: RunConfig
 
     def plain(self) -> dict[str, Any]:
@@ -159,6 +177,7 @@ def _parts(method: str, where: str) -> dict[str, type]:
         "backbone": BackboneConfig,
         "method": named,
         "optim": OptimConfig,
+        "online": OnlineConfig,
         "run": RunConfig,
     }
 
@@ -199,7 +218,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not given:
         raise ConfigError(f"error: the recipe is empty · {path} · see configs/ for examples")
     _refuse_missing(given, str(path))
-    return given
+    return _numbered(given)
 
 
 def _read_overrides(overrides: list[str]) -> dict[str, Any]:
@@ -211,7 +230,15 @@ def _read_overrides(overrides: list[str]) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"error: cannot read an override · {_one_line(error)}") from error
     _refuse_missing(given, "the command line")
-    return given
+    return _numbered(given)
+
+
+def _numbered(tree: Any, name: str = "") -> Any:
+    """The tree with numbers as keys of `views`; in a dotted key they are text to OmegaConf."""
+    if not isinstance(tree, dict):
+        return tree
+    numbers = {key: int(key) for key in tree if name == "views" and str(key).isdecimal()}
+    return {numbers.get(key, key): _numbered(value, key) for key, value in tree.items()}
 
 
 def _refuse_missing(tree: Any, where: str, key: str = "") -> None:
@@ -248,7 +275,13 @@ def _check(recipe: Recipe) -> None:
     check_clip(recipe.clip)
     check_augment(recipe.augment)
     check_optim(recipe.optim)
-    run = recipe.run
+    if recipe.backbone.head_weights and not recipe.backbone.weights:
+        raise ValueError("backbone.head_weights: from which file? set backbone.weights")
+    online, run = recipe.online, recipe.run
+    if not online.every_epochs > 0:
+        raise ValueError(f"online.every_epochs: expected more than 0, got {online.every_epochs}")
+    if online.clips < 1:
+        raise ValueError(f"online.clips: expected at least 1, got {online.clips}")
     if run.keep_checkpoints < 2:
         raise ValueError(f"run.keep_checkpoints: expected at least 2, got {run.keep_checkpoints}")
     if not 0 <= run.seed < 2**63:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from training.errors import ConfigError, DistributedError
+from training.readback import Readback
 
 T = TypeVar("T")
 # What gloo, NCCL and torch's store say when a connection ends.
@@ -131,6 +132,7 @@ class StopSignal:
         self.process, self.received = process, 0
         self.seen = 0  # what the processes have agreed to stop for
         self._flags: deque[tuple[torch.Tensor, dist.Work]] = deque()
+        self._agreed: deque[Readback] = deque()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._receive)
 
@@ -144,11 +146,13 @@ class StopSignal:
         if self.process.world == 1:
             self.seen = self.received
             return self.seen
-        flag = torch.tensor([self.received], device=self.process.device)
+        # torch.full: a tensor from a list would be copied from the host, which waits for that.
+        flag = torch.full((1,), self.received, device=self.process.device)
         self._flags.append((flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True)))
-        if len(self._flags) <= AGREE_AFTER_STEPS:
-            return 0
-        oldest, work = self._flags.popleft()
-        work.wait()
-        self.seen = int(oldest)
+        if len(self._flags) == AGREE_AFTER_STEPS:
+            oldest, work = self._flags.popleft()
+            work.wait()  # of NCCL: the stream waits, not the host
+            self._agreed.append(Readback(oldest))
+        if len(self._agreed) == 2:
+            (self.seen,) = self._agreed.popleft().tolist()
         return self.seen

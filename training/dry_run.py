@@ -9,7 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline import Batch, Manifest
 from pipeline.loader import decoder_of
+from training.config import RunConfig
 from training.distributed import Process
+from training.online import OnlineRetrieval
 from training.optim import peak_lr
 from training.stages import Stage, build, training_loader
 
@@ -21,12 +23,13 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
     say = print if process.is_main else lambda line: None
     say(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {kind} decoder ({why})")
     for stage in schedule:
-        method, _ = build(stage, process)
+        method, _ = build(stage, process, say=say)
         started = time.perf_counter()
         loader = training_loader(stage, manifest, method, process)
         batch = next(iter(loader.batches(0, 1)))
         seconds = time.perf_counter() - started
-        for line in describe(stage, method, batch, process):
+        online = OnlineRetrieval(stage, process)
+        for line in [*describe(stage, method, batch, process), online.describe()]:
             say(f"{stage.name}: {line}")
         say(f"{stage.name}: first batch read in {seconds:.1f} s")
 
@@ -43,9 +46,21 @@ def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
         f"global batch {size} = {process.world} process(es) x {size // process.world}",
         f"effective lr {peak:g} ({optim.name}, {optim.schedule}; {peak * 256 / size:g} per 256)",
         f"{stage.last_step - stage.first_step} steps, {stage.steps_per_epoch:.1f} an epoch",
+        step_line(recipe.run),
         *[f"view {n}: {list(view.shape)}" for n, view in enumerate(batch.views)],
         memory_line(stage, method, batch),
     ]
+
+
+def step_line(run: RunConfig) -> str:
+    """How a step runs, besides what it computes."""
+    kinds = {
+        "channels last": run.channels_last,
+        "compiled": run.compile,
+        "one CUDA graph": run.cuda_graph,
+    }
+    on = [kind for kind, asked in kinds.items() if asked]
+    return ", ".join([f"precision {run.precision}", *on])
 
 
 def memory_line(stage: Stage, method, batch: Batch) -> str:
@@ -78,9 +93,9 @@ def saved_bytes(stage: Stage, batch: Batch) -> int:
     tensors = dict(method.named_parameters()) | dict(method.named_buffers())
     fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
     views = tuple(mode.from_tensor(view.cpu()) for view in batch.views)
-    index = mode.from_tensor(batch.index.cpu())
+    index, starts = (mode.from_tensor(t.cpu()) for t in (batch.index, batch.start_frames))
     with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        objectives, _ = torch.func.functional_call(method, fake, (views, None, index))
+        objectives, _ = torch.func.functional_call(method, fake, (views, None, index, starts))
     assert objectives, "a method without objectives trains nothing"
     return sum(storages.values())
 

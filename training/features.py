@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from models import build_backbone, build_method
 from pipeline import DataError, Manifest, Place, build_evaluation_loader
-from training import checkpoint
+from training import checkpoint, weights
 from training.config import Recipe
 from training.errors import CheckpointError
 
@@ -49,12 +49,17 @@ class Pixels(nn.Module):
 
 
 def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | None) -> nn.Module:
-    """The network whose features are measured: "random", "pixels", or that of `state`."""
+    """The network whose features are measured: "random", "pixels", that of `state`, or the
+    recipe's with the weights of the file `source`.
+    """
     if source == "pixels":
         return Pixels()
     torch.manual_seed(recipe.run.seed)
-    backbone = build_backbone(recipe.backbone.name, width=recipe.backbone.width)
+    backbone = build_backbone(**recipe.backbone.network())
+    if source == "random":
+        return backbone
     if state is None:
+        print(f"{source}: {weights.load(Path(source), backbone)}")
         return backbone
     method = build_method(
         recipe.method.name,

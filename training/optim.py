@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.ops import lars_, total_norm
+
 
 @dataclass
 class OptimConfig:
@@ -57,7 +59,10 @@ def lr_at(epoch: float, config: OptimConfig, *, epochs: float, global_batch: int
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimiser of all trainable parameters; one-dimensional ones (norm, bias) grouped apart."""
+    """Optimiser of all trainable parameters; one-dimensional ones (norm, bias) grouped apart.
+
+    `fused` is one launch for all tensors of a group, and takes a learning rate on the device.
+    """
     trainable = [p for p in module.parameters() if p.requires_grad]
     kernels = [p for p in trainable if p.ndim > 1]
     rest = [p for p in trainable if p.ndim <= 1]
@@ -67,30 +72,58 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
         {"params": rest, "weight_decay": rest_decay},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), foreach=True)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
     if config.name == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum, trust=config.lars_trust)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, foreach=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Learning rate of the next step, also where it is on the device."""
+    shared = optimizer.param_groups[0]["lr"]
+    if isinstance(shared, Tensor):
+        shared.fill_(lr)
+        return
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Readies the optimiser for a CUDA graph, which would repeat its learning rate for ever.
+
+    The rate as it is goes into one tensor on the device for all groups, and `set_lr` fills that.
+    """
+    lr = torch.full((), optimizer.param_groups[0]["lr"], device=device)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Continue from `state`, with the options that this optimiser was built with.
+
+    The file's were those of its device. Raises ValueError or KeyError where the tensors do not fit.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**ours, "params": theirs["params"]}
+        for ours, theirs in zip(own, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """L2 norm over all gradients, a scalar that stays on the device."""
-    gradients = [
-        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-    ]
-    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+    return total_norm(
+        [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    )
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888, algorithm 1).
+    """Layer-wise adaptive rate scaling: w <- w - lr v, with v of `models.ops.lars_`.
 
-    For tensors of more than one dimension: g <- (g + wd w) trust |w| / |g + wd w|. One-dimensional
-    tensors are neither decayed nor scaled. Then v <- momentum v + g; w <- w - lr v.
+    Tensors of one dimension are neither decayed nor scaled: v <- momentum v + g.
     """
 
     def __init__(self, params, *, lr: float, momentum: float, trust: float):
@@ -105,25 +138,20 @@ class LARS(torch.optim.Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            updates = self._updates(weights, group)
-            for p in weights:
-                if not self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in weights]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, updates)
-            torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+            velocities = self._accelerate(weights, group)
+            # Not alpha=-lr: that would read a learning rate on the device back to the host.
+            torch._foreach_sub_(weights, torch._foreach_mul(velocities, group["lr"]))
 
-    @staticmethod
-    def _updates(weights: list[Tensor], group: dict) -> list[Tensor]:
+    def _accelerate(self, weights: list[Tensor], group: dict) -> list[Tensor]:
+        for p in weights:
+            if not self.state[p]:
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        velocities = [self.state[p]["velocity"] for p in weights]
         gradients = [p.grad for p in weights]
-        if weights[0].ndim <= 1:
-            return gradients
-        decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
-        lengths = zip(torch._foreach_norm(weights), torch._foreach_norm(decayed), strict=True)
-        # A zero weight or gradient has no direction to adapt to: it keeps the plain rate.
-        ratios = [
-            torch.where((w > 0) & (g > 0), group["trust"] * w / g, torch.ones_like(w))
-            for w, g in lengths
-        ]
-        return torch._foreach_mul(decayed, ratios)
+        if weights[0].ndim > 1:
+            options = {name: group[name] for name in ("momentum", "weight_decay", "trust")}
+            lars_(velocities, weights, gradients, **options)
+        else:
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, gradients)
+        return velocities

@@ -22,7 +22,9 @@ from training.stages import Stage
 FREE_ON_RESUME = {
     "data.train", "data.decoder", "data.lanes", "data.workers", "data.prefetch_batches",
     "data.threads", "data.decode_timeout_seconds", "data.max_bad_fraction",
-    "run.dir", "run.device", "run.save_every_steps", "run.keep_checkpoints", "run.log_every_steps",
+    "run.dir", "run.device", "run.cuda_graph", "run.save_every_steps", "run.keep_checkpoints",
+    "run.log_every_steps",
+    "online.manifest", "online.split", "online.every_epochs", "online.clips",
 }  # fmt: skip
 
 
@@ -69,7 +71,9 @@ def _refuse_later(folder: RunFolder, step: int) -> None:
 
 
 def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest) -> None:
-    changed = config.differences(state.config, recipe.plain())
+    # Resolved, so that a key which the checkpoint's version did not have yet is at its default.
+    before = config.resolve(state.config, where="the checkpoint").plain()
+    changed = config.differences(before, recipe.plain())
     forbidden = {key: pair for key, pair in changed.items() if key not in FREE_ON_RESUME}
     if forbidden:
         table = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in forbidden.items())

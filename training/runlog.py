@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training import checkpoint
 from training.errors import ConfigError, NumericError
+from training.readback import Readback
 
 READ_AFTER_STEPS = 4
 
@@ -101,22 +103,14 @@ class Metrics:
     def __init__(self, folder: RunFolder, *, step: int):
         self.folder = folder
         self.last: dict[str, float] = {}
-        self._waiting: deque[tuple[int, str, list[str], torch.Tensor, object]] = deque()
+        self._waiting: deque[tuple[int, str, list[str], Readback]] = deque()
         if folder.writer:
             _drop_after(folder.metrics, step)
             self._file = folder.metrics.open("a", buffering=1)  # a killed run keeps its lines
 
     def add(self, step: int, stage: str, scalars: dict[str, torch.Tensor]) -> None:
         """Take the scalars of a step; raise NumericError when an earlier one is not finite."""
-        names = list(scalars)
-        values = torch.stack([scalars[name].detach().double().reshape(()) for name in names])
-        event = None
-        if values.is_cuda:
-            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = pinned.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self._waiting.append((step, stage, names, values, event))
+        self._waiting.append((step, stage, list(scalars), Readback(_together(scalars.values()))))
         while len(self._waiting) > READ_AFTER_STEPS:
             self._read_oldest()
 
@@ -126,9 +120,7 @@ class Metrics:
             self._read_oldest()
 
     def _read_oldest(self) -> None:
-        step, stage, names, values, event = self._waiting.popleft()
-        if event is not None:
-            event.synchronize()
+        step, stage, names, values = self._waiting.popleft()
         self.last = dict(zip(names, values.tolist(), strict=True))
         if self.folder.writer:
             try:
@@ -142,6 +134,15 @@ class Metrics:
                 f"error: {', '.join(wrong)} is not finite at step {step} of stage '{stage}' · "
                 f"last good checkpoint: {good[-1] if good else 'none yet'} · lower optim.lr"
             )
+
+
+@torch.no_grad()
+def _together(scalars: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Scalars of any dtype in one tensor that holds each exactly. float32, as nearly all are, join
+    before they are widened: two operations, however many there are.
+    """
+    kept = (torch.float32, torch.float64)
+    return torch.stack([s if s.dtype in kept else s.double() for s in scalars]).double()
 
 
 class ProgressLine:

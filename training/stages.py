@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,11 +12,12 @@ from torch import nn
 from models import Method, build_backbone, build_method
 from pipeline import Manifest, Place, build_loader
 from pipeline.loader import Loader
+from training import weights
 from training.checkpoint import Checkpoint
 from training.config import Recipe, stage_recipe
 from training.distributed import Process
 from training.errors import CheckpointError, ConfigError
-from training.optim import build_optimizer, lr_at
+from training.optim import build_optimizer, load_state, lr_at
 
 
 @dataclass(frozen=True)
@@ -67,31 +70,50 @@ def plan(recipe: Recipe, videos: int) -> list[Stage]:
     return stages
 
 
-def build(stage: Stage, process: Process) -> tuple[Method, torch.optim.Optimizer]:
-    """The stage's method with its first weights, the same in every process, and its optimiser."""
+def build(
+    stage: Stage,
+    process: Process,
+    *,
+    fresh: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Method, torch.optim.Optimizer]:
+    """The stage's method with its first weights, the same in every process, and its optimiser.
+
+    fresh: no checkpoint will replace these weights, so the first stage takes those of
+    backbone.weights and tells `say` which. Raises CheckpointError where they do not fit.
+    """
     recipe = stage.recipe
     torch.manual_seed(recipe.run.seed + stage.number)
-    backbone = build_backbone(recipe.backbone.name, width=recipe.backbone.width)
+    backbone = build_backbone(**recipe.backbone.network())
+    file = recipe.backbone.weights if fresh and stage.number == 0 else ""
+    if file:
+        say(f"backbone: {weights.load(Path(file), backbone)}")
     method = build_method(
         recipe.method.name,
         backbone,
         frames=recipe.clip.frames,
         size=recipe.augment.size,
         **recipe.method_options(),
-    ).to(process.device)
+    )
+    if file and recipe.backbone.head_weights:
+        weights.start_heads(Path(file), method)
+        say("heads: all start from the file's")
+    method.to(process.device)
     if recipe.run.channels_last:
         _channels_last(method)
     return method, build_optimizer(method, recipe.optim)
 
 
 def _channels_last(module: nn.Module) -> None:
-    """Weights of 3-D convolutions in the memory format that cuDNN and oneDNN are fastest in.
+    """Weights of convolutions in the memory format that cuDNN and oneDNN are fastest in.
 
     The format of the weights carries over to their outputs, so inputs need no conversion.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
             layer.to(memory_format=torch.channels_last_3d)
+        elif isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
 
 
 def restore(
@@ -107,7 +129,7 @@ def restore(
             counts = f"{len(loaded)} tensors from '{state.stage}', {len(fresh)} new"
             return f"stage '{stage.name}': {counts}"
         method.load_state_dict(state.method)
-        optimizer.load_state_dict(state.optimizer)
+        load_state(optimizer, state.optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(

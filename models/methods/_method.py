@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, get_args, get_type_hints
 
 from torch import Tensor, nn
+
+from models.heads import load_head
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,45 @@ class Method(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
 
     def forward(
-        self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None, index: Tensor
+        self,
+        views: tuple[Tensor, ...],
+        flow: tuple[Tensor, ...] | None,
+        index: Tensor,
+        start_frames: Tensor | None = None,
     ) -> tuple[list[Objective], dict[str, Tensor]]:
         """One step's objectives, and detached scalars to log that stay on the device.
 
-        views: [B, 3, T, H, W] each. index: [B] int64, the video of each sample.
+        views: [B, 3, T, H, W] each. index: [B] int64, the video of each sample. start_frames:
+        [B, V] int64, the first frame in its video of each view of the sample, for a method that
+        asks when a view was.
         """
         raise NotImplementedError
 
-    def after_step(self, step: int) -> None:
-        """Momentum twin and queue; runs after the optimiser, without host synchronisation."""
+    def after_step(self) -> None:
+        """Momentum twin and queue; runs after the optimiser, without host synchronisation.
+
+        With run.cuda_graph this and `forward` run in Python only until a step is captured, whose
+        kernels are then repeated: what changes from step to step is a buffer, never a number of
+        Python's, and no branch depends on a tensor's value.
+        """
 
     def encoder(self) -> nn.Module:
         """The backbone that evaluation loads."""
         raise NotImplementedError
+
+    def heads(self) -> list[nn.Module]:
+        """The projection heads that a head trained elsewhere may replace, twins included."""
+        return []
+
+    def start_heads(self, state: Mapping[str, Tensor]) -> None:
+        """Starts every head from one trained elsewhere, as VCLR's four from MoCo v2's.
+
+        Raises ValueError where the method has no head, or another.
+        """
+        if not self.heads():
+            raise ValueError("the method has no head that could start from a file")
+        for head in self.heads():
+            load_head(head, state)
 
     def load_previous(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
         """Continues from the state of the same method with other options.

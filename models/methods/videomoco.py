@@ -10,7 +10,6 @@ is also the first half of the published training.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
@@ -18,19 +17,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.batchnorm import check_divides, exchange_partners, split_batch_norm, sync_batch_norm
+from models.diagnostics import contrast_figures, feature_std
 from models.frame_drop import Content, Estimator, drop_frames, frames_to_drop
-from models.gather import gather, world_size
+from models.gather import gather
 from models.generator import FrameScorer
 from models.heads import projection_head, unit
+from models.keys import KeySide, Protection, check_groups
 from models.methods._method import Method, Objective, ViewNeeds, check_choices
 from models.momentum import momentum_twin, momentum_update
 from models.ops import info_nce
 from models.queue import FeatureQueue
 
 # B clips, T frames, D embedding dimensions, K queue slots
-
-RIVALS = 1024  # queue slots that the logged accuracy compares with; all K would double the loss
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Config:
     generator_sees_loss: bool = False
     # How a query's batch statistics are kept from its key's; code: shuffled over ranks, for which
     # `exchange` is the cheap equal. split: any number of devices. plain: no protection.
-    key_batch_norm: Literal["split", "exchange", "sync", "plain"] = "split"
+    key_batch_norm: Protection = "split"
     split_groups: int = 8  # MoCo trained on 8 GPUs, so 8 sets of statistics per batch
     seed: int = 0  # of the queue's random first keys
 
@@ -70,8 +68,7 @@ class Config:
                 raise ValueError(f"{name}: {value} is outside (0, 1]")
         if self.temperature <= 0:
             raise ValueError(f"temperature: {self.temperature} must be above 0; 0.07 in the paper")
-        if self.split_groups < 1:
-            raise ValueError(f"split_groups: {self.split_groups} must be 1 or more")
+        check_groups(self.split_groups)
 
 
 def build(backbone: nn.Module, config: Config, *, frames: int, size: tuple[int, int]) -> VideoMoCo:
@@ -96,7 +93,8 @@ class VideoMoCo(Method):
     def __init__(self, backbone: nn.Module, config: Config, *, frames: int, size: tuple[int, int]):
         super().__init__()
         self.config = config
-        self.views = ViewNeeds(2, exchanged=(1,) if config.key_batch_norm == "exchange" else ())
+        self.key_side = KeySide(config.key_batch_norm, config.split_groups)
+        self.views = ViewNeeds(2, exchanged=(1,) if self.key_side.exchanges else ())
         self.query = self._query_encoder(backbone)
         self.key = momentum_twin(self.query)
         dtype = getattr(torch, config.queue_dtype)
@@ -116,18 +114,23 @@ class VideoMoCo(Method):
         config = self.config
         head = projection_head(backbone.feature_dim, config.dim, mlp=config.mlp)
         encoder = nn.Sequential(OrderedDict(backbone=backbone, head=head))
-        if config.key_batch_norm == "split":
-            return split_batch_norm(encoder, config.split_groups)
-        return sync_batch_norm(encoder) if config.key_batch_norm == "sync" else encoder
+        return self.key_side.convert(encoder)
 
     def encoder(self) -> nn.Module:
         return self.query.backbone
 
+    def heads(self) -> list[nn.Module]:
+        return [self.query.head, self.key.head]
+
     def forward(
-        self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None, index: Tensor
+        self,
+        views: tuple[Tensor, ...],
+        flow: tuple[Tensor, ...] | None,
+        index: Tensor,
+        start_frames: Tensor | None = None,
     ) -> tuple[list[Objective], dict[str, Tensor]]:
         clip, key_clip = views
-        _check_ranks(self.config.key_batch_norm, world_size(), clip.device.type)
+        self.key_side.check(clip.device.type)
         real = None
         if self.generator is not None:
             # Before the dropped clip, as in the code: the order of the running statistics. It is
@@ -136,11 +139,12 @@ class VideoMoCo(Method):
                 real = unit(self.query(clip))  # [B, D]
         query = unit(self.query(self._drop(clip)))  # [B, D]
         ids = gather(index)
-        key, keys = self._keys(key_clip)
+        key, keys = self.key_side.keys(lambda clips: unit(self.key(clips)), key_clip)
+        self.queue.check_holds(len(keys))
         self._pending = keys, ids
         loss = self._contrast(query, key, index)
         objectives = [Objective(loss, self._encoder_moves())]
-        scalars = {"loss": loss.detach(), **self._diagnostics(query.detach(), key)}
+        scalars = {"loss": loss.detach(), **self._figures(query.detach(), key)}
         if real is not None:
             distance = (query - real).abs().mean()
             loss_generator = -self.config.generator_weight * distance
@@ -150,7 +154,7 @@ class VideoMoCo(Method):
         return objectives, scalars
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         assert self._pending is not None, "after_step without a forward before it"
         momentum_update(self.key, self.query, momentum=self.config.momentum)
         self.queue.enqueue(*self._pending)
@@ -178,24 +182,6 @@ class VideoMoCo(Method):
             estimator=config.estimator,
         )
 
-    @torch.no_grad()
-    def _keys(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys [B, D] of this rank's queries, and those of all ranks in the queries' order."""
-        split = self.config.key_batch_norm == "split"
-        key = self._split_keys(clip) if split else unit(self.key(clip))
-        keys = gather(key)
-        if self.config.key_batch_norm == "exchange":
-            # Rank r holds the keys of slice r + 1, so slice s stands one block too early.
-            keys = keys.roll(clip.shape[0], dims=0)
-            key = keys.view(world_size(), *key.shape)[torch.distributed.get_rank()]
-        return key, keys
-
-    def _split_keys(self, clip: Tensor) -> Tensor:
-        groups = self.config.split_groups
-        check_divides(groups, batch=clip.shape[0])
-        order, inverse = exchange_partners(clip.shape[0], groups, device=clip.device)
-        return unit(self.key(clip[order]))[inverse]
-
     def _contrast(self, query: Tensor, key: Tensor, index: Tensor) -> Tensor:
         config, queue = self.config, self.queue
         query_id, queue_id = (index, queue.ids) if config.exclude_same_video else (None, None)
@@ -211,32 +197,9 @@ class VideoMoCo(Method):
             unit=True,
         )
 
-    @torch.no_grad()
-    def _diagnostics(self, query: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """accuracy: queries nearer to their key than to each of the first RIVALS queue slots.
-
-        feature_std: of the embedding's coordinates over the batch, times sqrt(D): near 1 when
-        embeddings fill the sphere, 0 when they collapsed.
-        """
-        rivals = self.queue.keys[:RIVALS].to(query.dtype)
-        positive = (query * key).sum(dim=1)
-        nearest = (query @ rivals.T).amax(dim=1)
-        spread = query.std(dim=0, correction=0).mean() * math.sqrt(query.shape[1])
+    def _figures(self, query: Tensor, key: Tensor) -> dict[str, Tensor]:
         return {
-            "positive_similarity": positive.mean(),
-            "accuracy": (positive > nearest).float().mean(),
-            "feature_std": spread,
+            **contrast_figures(query, key, self.queue.keys),
+            "feature_std": feature_std(query),
+            **self.queue.age_figures(),
         }
-
-
-def _check_ranks(protection: str, world: int, device: str) -> None:
-    """Raises ValueError where the protection of batch statistics would be none."""
-    if protection == "exchange" and world == 1:
-        raise ValueError(
-            "key_batch_norm: exchange gives keys to another rank, and there is one process; "
-            "take split"
-        )
-    if protection == "sync" and world > 1 and device == "cpu":
-        raise ValueError(
-            "key_batch_norm: torch has no SyncBatchNorm on a CPU; take exchange or split"
-        )

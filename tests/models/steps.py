@@ -10,7 +10,7 @@ from models import Method, Objective, build_backbone, build_method, method_confi
 FRAMES, SIZE, BATCH = 4, 16, 8
 
 # Options that make a method small, where it has them.
-SMALL = {"dim": 8, "queue_size": 20, "split_groups": 2}
+SMALL = {"dim": 8, "queue_size": 28, "split_groups": 2}
 
 
 def small_method(name: str, backbone=None, **options) -> Method:
@@ -34,6 +34,15 @@ def batch_for(
     return views, torch.arange(batch) + batch * seed
 
 
+def arguments_for(method: Method, *, seed: int = 0) -> tuple:
+    """What the training loop gives a method: views, flow, index, start_frames."""
+    views, index = batch_for(method, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    # Of two numbers, so that views of a video often begin with the same frame.
+    start_frames = torch.randint(2, (BATCH, len(views)), generator=generator)
+    return views, None, index, start_frames
+
+
 def backward(objectives: list[Objective]) -> None:
     for number, objective in enumerate(objectives, start=1):
         objective.loss.backward(inputs=objective.moves, retain_graph=number < len(objectives))
@@ -42,13 +51,12 @@ def backward(objectives: list[Objective]) -> None:
 def step(method: Method, number: int, *, lr: float = 0.05, model=None) -> list[Tensor]:
     """Step `number` on its own batch with plain SGD; returns the losses. `model` wraps `method`."""
     torch.manual_seed(number)
-    views, index = batch_for(method, seed=number)
-    objectives, _ = (model or method)(views, None, index)
+    objectives, _ = (model or method)(*arguments_for(method, seed=number))
     backward(objectives)
     with torch.no_grad():
         for objective in objectives:
             for parameter in objective.moves:
                 parameter -= lr * parameter.grad
     method.zero_grad()
-    method.after_step(number)
+    method.after_step()
     return [objective.loss.detach() for objective in objectives]

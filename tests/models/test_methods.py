@@ -5,10 +5,10 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_method, method_config, names
-from tests.models.steps import backward, batch_for, small_method, step
+from tests.cuda import NoHostRead
+from tests.models.steps import arguments_for, backward, small_method, step
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -17,8 +17,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 class TestEveryMethod:
     def test_objectives_are_finite_scalars(self, name):
         method = small_method(name)
-        views, index = batch_for(method)
-        objectives, scalars = method(views, None, index)
+        objectives, scalars = method(*arguments_for(method))
         for value in [objective.loss for objective in objectives] + list(scalars.values()):
             assert value.shape == () and value.isfinite()
         assert not any(value.requires_grad for value in scalars.values())
@@ -26,11 +25,11 @@ class TestEveryMethod:
     def test_each_objective_moves_its_parameters_alone(self, name):
         method = small_method(name)
         step(method, 0)
-        views, index = batch_for(method)
-        count = len(method(views, None, index)[0])
+        arguments = arguments_for(method)
+        count = len(method(*arguments)[0])
         for number in range(count):
             moved = copy.deepcopy(method)
-            objective = moved(views, None, index)[0][number]
+            objective = moved(*arguments)[0][number]
             before = {key: p.detach().clone() for key, p in moved.named_parameters()}
             objective.loss.backward(inputs=objective.moves)
             torch.optim.SGD(moved.parameters(), lr=0.1).step()
@@ -44,12 +43,12 @@ class TestEveryMethod:
         method = small_method(name)
         for number in range(3):
             step(method, number)
-        views, index = batch_for(method, seed=9)
+        arguments = arguments_for(method, seed=9)
         encoder = next(method.encoder().parameters())
         losses = []
         for _ in range(12):
             torch.manual_seed(0)
-            objectives, _ = method(views, None, index)
+            objectives, _ = method(*arguments)
             chosen = [o for o in objectives if any(p is encoder for p in o.moves)]
             losses.append(chosen[0].loss.item())
             backward(chosen)
@@ -83,11 +82,10 @@ class TestEveryMethod:
 
     def test_bfloat16_autocast_runs(self, name):
         method = small_method(name)
-        views, index = batch_for(method)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            objectives, _ = method(views, None, index)
+            objectives, _ = method(*arguments_for(method))
         backward(objectives)
-        method.after_step(0)
+        method.after_step()
         for objective in objectives:
             assert objective.loss.dtype == torch.float32 and objective.loss.isfinite()
             assert all(parameter.grad.isfinite().all() for parameter in objective.moves)
@@ -105,28 +103,6 @@ class TestEveryMethod:
 
 def refuse(*args, **kwargs):
     raise AssertionError("reads the device")
-
-
-class NoHostRead(TorchDispatchMode):
-    """Raises at operations that make a GPU wait: their result, or its size, goes to the host."""
-
-    FORBIDDEN = (
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.is_nonzero.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.equal.default,
-        torch.ops.aten.unique_consecutive.default,
-        torch.ops.aten._unique2.default,
-    )
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in self.FORBIDDEN:
-            raise AssertionError(f"{function} reads the device")
-        if function is torch.ops.aten.index.Tensor:
-            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
-            assert not masks, "a boolean index has to be counted on the host"
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("read", [torch.Tensor.item, int, bool, float])

@@ -11,25 +11,13 @@ from models import build_backbone
 from models.batchnorm import SplitBatchNorm
 from models.methods.videomoco import Config
 from tests import oracles
-from tests.models.steps import BATCH, FRAMES, SIZE, backward, batch_for, small_method, step
-
-
-class FrameMeans(nn.Module):
-    """tanh(W v), v the mean pixel of each channel and frame: small enough for a loop."""
-
-    feature_dim = 6
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3 * FRAMES, self.feature_dim, bias=False)
-
-    def forward(self, clip):
-        return torch.tanh(self.linear(clip.mean(dim=(3, 4)).flatten(1)))
+from tests.models.small_encoder import FrameMeans, features
+from tests.models.steps import BATCH, SIZE, backward, batch_for, small_method, step
 
 
 def embed(clip: np.ndarray, encoder: dict[str, np.ndarray]) -> np.ndarray:
     """FrameMeans and a linear head in NumPy; unit rows [B, D]."""
-    feature = np.tanh(clip.mean(axis=(3, 4)).reshape(len(clip), -1) @ encoder["w"].T)
+    feature = features(clip, encoder["w"])
     return oracles.unit(feature @ encoder["head"].T + encoder["bias"])
 
 
@@ -42,7 +30,9 @@ def weights(encoder: nn.Module) -> dict[str, np.ndarray]:
 @pytest.fixture(params=["key", "step"])
 def trained(request):
     """A method in float64 whose queue holds random keys, keys of two steps, and known videos."""
-    method = small_method("videomoco", FrameMeans(), decay=0.9, decay_unit=request.param).double()
+    method = small_method(
+        "videomoco", FrameMeans(), queue_size=20, decay=0.9, decay_unit=request.param
+    ).double()
     with torch.no_grad():
         method.query.head.weight.normal_()
         method.key.head.weight.normal_()
@@ -169,7 +159,7 @@ def test_without_generator_and_decay_it_is_plain_moco(mlp):
         momentum=0.9,
     )
     query, twin = copy.deepcopy(method.query), copy.deepcopy(method.query)
-    queue = deque(method.queue.keys.clone(), maxlen=20)
+    queue = deque(method.queue.keys.clone(), maxlen=len(method.queue))
     for number in range(4):
         (clip, key_clip), _ = batch_for(method, seed=number)
         q = F.normalize(query(clip), dim=1)
@@ -283,7 +273,7 @@ class TestStages:
 
     def test_another_queue_is_refused_and_nothing_loaded(self):
         state = small_method("videomoco", queue_size=21).state_dict()
-        method = small_method("videomoco")
+        method = small_method("videomoco", queue_size=20)
         before = copy.deepcopy(method.state_dict())
         with pytest.raises(ValueError) as error:
             method.load_previous(state)

@@ -237,6 +237,36 @@ def test_the_last_override_wins():
     assert config.load(SMOKE, ["optim.lr=1", "optim.lr=2"]).optim.lr == 2
 
 
+def test_overrides_reach_a_view_by_its_number(tmp_path):
+    """A number in a dotted key is the number that YAML reads, also over a recipe that has it."""
+    path = written(tmp_path, "augment: {views: {1: {blur: 0.1, solarize: 0.2}}}\n")
+    recipe = config.load(path, ["augment.views.1.blur=0.5", "augment.views.0.flip=0"])
+    assert recipe.augment.views == {0: {"flip": 0}, 1: {"blur": 0.5, "solarize": 0.2}}
+    printed = written(tmp_path, OmegaConf.to_yaml(recipe.plain()))
+    assert config.load(printed, []).augment == recipe.augment
+    own = ["run.stages.moco.augment.views.1.blur=0.3"]
+    stages = config.load(SMOKE, [*own, "augment.views={1: {flip: 0.1}}"])
+    assert config.stage_recipe(stages, "moco").augment.views == {1: {"flip": 0.1, "blur": 0.3}}
+    again = config.of_checkpoint(recipe.plain(), "pretrain", ["augment.views.1.blur=0.9"])
+    assert again.augment.views[1] == {"blur": 0.9, "solarize": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("augment.views.1.blurr=1", "augment.views.1.blurr: unknown key · did you mean 'blur'?"),
+        ("augment.views.1.blur=2", "augment.views.1.blur: expected a probability, got 2"),
+        ("augment.views.1=2", "augment.views.1: expected a group of keys, got 2"),
+        ("augment.views.left.blur=1", "augment.views.left: "),
+        ("augment.views=1", "augment.views: "),
+        ("clip.segments=0", "clip.segments: expected at least 1, got 0"),
+        ("clip.interval_power=0", "clip.interval_power: expected above 0, got 0.0"),
+    ],
+)
+def test_wrong_values_of_views_and_clips_are_named(override, says):
+    assert says in refused(SMOKE, override)
+
+
 def test_an_override_that_a_stage_hides(tmp_path):
     line = refused(SMOKE, "method.generator=random")
     assert "method.generator is set by stage 'moco' · write run.stages.moco.method.gen" in line

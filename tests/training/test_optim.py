@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests import oracles
 from training.distributed import seed_step
 from training.optim import (
     LARS,
@@ -19,7 +22,9 @@ from training.optim import (
     build_optimizer,
     check,
     gradient_norm,
+    load_state,
     lr_at,
+    make_capturable,
     peak_lr,
     set_lr,
 )
@@ -111,29 +116,14 @@ def test_a_rate_of_nothing_is_refused():
 # LARS
 
 
-def slow_lars(weights, gradients, velocities, *, lr, momentum, trust, decays):
-    """Algorithm 1 of You et al. 2017 for one step, in float64, element by element."""
-    for w, g, v, decay in zip(weights, gradients, velocities, decays, strict=True):
-        update = [gi + decay * wi for gi, wi in zip(g, w, strict=True)]
-        if len(w) > 4:  # a kernel, in this test
-            w_norm = math.sqrt(sum(wi * wi for wi in w))
-            u_norm = math.sqrt(sum(ui * ui for ui in update))
-            if w_norm > 0 and u_norm > 0:
-                update = [trust * w_norm / u_norm * ui for ui in update]
-        for i, ui in enumerate(update):
-            v[i] = momentum * v[i] + ui
-            w[i] -= lr * v[i]
-
-
 def test_lars_is_the_published_algorithm():
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
     zero = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
     bias = nn.Parameter(torch.randn(4, dtype=torch.float64))
-    decay = 0.1
     optimizer = LARS(
         [
-            {"params": [kernel, zero], "weight_decay": decay},
+            {"params": [kernel, zero], "weight_decay": 0.1},
             {"params": [bias], "weight_decay": 0.7},  # one dimension: not decayed, not scaled
         ],
         lr=0.3,
@@ -141,21 +131,22 @@ def test_lars_is_the_published_algorithm():
         trust=0.02,
     )
     parameters = [kernel, zero, bias]
-    slow = [p.detach().flatten().tolist() for p in parameters]
-    velocities = [[0.0] * p.numel() for p in parameters]
+    weights = [p.detach().numpy().copy() for p in parameters]
+    velocities = [np.zeros(w.shape) for w in weights]
     for step in range(5):
         gradients = [torch.randn_like(p) for p in parameters]
         for p, g in zip(parameters, gradients, strict=True):
-            p.grad = g.clone()
+            p.grad = g
         lr = 0.3 / (1 + step)
         set_lr(optimizer, lr)
         optimizer.step()
-        slow_lars(
-            slow, [g.flatten().tolist() for g in gradients], velocities,
-            lr=lr, momentum=0.9, trust=0.02, decays=[decay, decay, 0.0],
-        )  # fmt: skip
-    for p, expected in zip(parameters, slow, strict=True):
-        assert p.detach().flatten().tolist() == pytest.approx(expected, rel=1e-12)
+        for i, (w, v, g) in enumerate(zip(weights, velocities, gradients, strict=True)):
+            options = {"momentum": 0.9, "weight_decay": 0.1, "trust": 0.02}
+            scaled = oracles.lars_velocity(v, w, g.numpy(), **options)
+            velocities[i] = scaled if w.ndim > 1 else 0.9 * v + g.numpy()
+            w -= lr * velocities[i]
+    for p, expected in zip(parameters, weights, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12)
 
 
 def test_lars_state_survives_a_checkpoint():
@@ -211,6 +202,65 @@ def test_gradient_norm_is_over_all_parameters():
     optimizer = build_optimizer(module, OptimConfig())
     module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
     assert gradient_norm(optimizer).item() == pytest.approx(13)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_a_rate_on_the_device_changes_nothing_else(name):
+    """What a captured step has: every bit is that of a rate in Python."""
+
+    def trained(steps: int, *, on_device: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        optimizer = build_optimizer(module, OptimConfig(name=name, lr=0.3))
+        for step in range(steps):
+            if on_device and step == 2:
+                make_capturable(optimizer, torch.device("cpu"))
+            set_lr(optimizer, float(np.float32(0.3 / (step + 1))))  # exact on the device as well
+            for p in module.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        return [p.detach() for p in module.parameters()]
+
+    in_python, on_device = (trained(5, on_device=where) for where in (False, True))
+    assert all(map(torch.equal, in_python, on_device))
+
+
+def test_a_rate_on_the_device_is_the_one_there_was():
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimConfig(name="adamw", lr=0.25))
+    make_capturable(optimizer, torch.device("cpu"))
+    first, second = (group["lr"] for group in optimizer.param_groups)
+    assert first is second and first.item() == 0.25
+    assert all(group["capturable"] for group in optimizer.param_groups)
+    set_lr(optimizer, 0.5)
+    assert first is optimizer.param_groups[1]["lr"] and first.item() == 0.5
+
+
+def test_options_are_the_recipes_not_the_checkpoints():
+    """A state saved under run.cuda_graph, or by another kind of optimiser, fits the plain one."""
+    module = nn.Linear(2, 2)
+    plain = build_optimizer(module, OptimConfig(name="adamw", lr=0.25))
+    saved = torch.optim.AdamW(module.parameters(), foreach=True, betas=(0.1, 0.2))
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    saved.step()
+    state = saved.state_dict()
+    state["param_groups"] = [  # weight and bias in groups of their own, as ours
+        {**state["param_groups"][0], "params": [n], "lr": torch.tensor(9.0)} for n in range(2)
+    ]
+    before = copy.deepcopy(plain.param_groups)
+    load_state(plain, state)
+    for ours, was in zip(plain.param_groups, before, strict=True):
+        assert {k: v for k, v in ours.items() if k != "params"} == {
+            k: v for k, v in was.items() if k != "params"
+        }
+    moments = [plain.state[p] for p in (module.weight, module.bias)]
+    assert all(moment["step"].item() == 1 and moment["exp_avg"].any() for moment in moments)
+
+
+def test_a_state_of_other_groups_is_refused():
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimConfig())
+    with pytest.raises(ValueError):
+        load_state(optimizer, torch.optim.SGD(nn.Linear(2, 2).parameters()).state_dict())
 
 
 # The generator of a step

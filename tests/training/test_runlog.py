@@ -36,7 +36,7 @@ def fill(folder: RunFolder, first: int, last: int) -> None:
 
 def test_scalars_come_back_exactly(folder):
     values = {"a": torch.tensor(1 / 3), "b": torch.tensor(1 / 3, dtype=torch.float64),
-              "c": torch.tensor([7]), "d": torch.tensor(1e-30)}  # fmt: skip
+              "c": torch.tensor(7), "d": torch.tensor(1e-30)}  # fmt: skip
     metrics = Metrics(folder, step=0)
     metrics.add(1, "warm", values)
     metrics.flush()

@@ -23,10 +23,10 @@ REQUIRED = {
     "yaml": ("pyyaml", "all of it"),
     "pyarrow": ("pyarrow", "all of it"),
     "rich": ("rich", "all of it"),
+    "safetensors": ("safetensors", "all of it but pipeline and models"),
 }
 OPTIONAL = {
     "PIL": ("pillow", "tools.preview and the reports"),
-    "safetensors": ("safetensors", "weights for other programs"),
     "tensorboard": ("tensorboard", "curves in TensorBoard; metrics.jsonl has every number"),
     "sklearn": ("scikit-learn", "the linear SVM of evaluation"),
     "distributed": ("distributed", "tools.shard on a Dask cluster"),
