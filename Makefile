@@ -19,15 +19,11 @@ methods-check: $(VENV)/ready
 	for seed in 0 1 2; do $(RUN) -m tools.demo demo/seeds/$$seed --seed $$seed || exit; done
 	$(RUN) -m tools.spread demo/seeds/0 demo/seeds/1 demo/seeds/2
 
-# On a GPU machine: every test that has a CUDA form, without skips, then a training on the GPU.
-# PYTHON_RUN may name an interpreter that has everything already.
+# On a GPU machine, in ten minutes: every test that has a CUDA form, trainings and benchmarks, into
+# benchmarks/<device>.json and .md. PYTHON_RUN may name an interpreter that has everything already.
 PYTHON_RUN ?= $(RUN)
 gpu-check:
-	$(PYTHON_RUN) -m tools.doctor
-	REQUIRE_CUDA=1 $(PYTHON_RUN) -m pytest -q -m needs_cuda
-	$(PYTHON_RUN) -m tools.demo demo/gpu --quick
-	$(PYTHON_RUN) train.py configs/smoke.yaml data.train=demo/gpu/train.parquet \
-	  run.dir=demo/gpu/run-cuda run.device=cuda run.precision=bf16
+	$(PYTHON_RUN) -m tools.benchmark gpu
 
 format: $(VENV)/ready-test
 	$(VENV)/bin/ruff check --fix .

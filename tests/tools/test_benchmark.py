@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -27,9 +26,7 @@ def numbered(tmp_path_factory):
     """A video with its frame numbers drawn in, as a manifest's row."""
     folder = tmp_path_factory.mktemp("benchmark")
     path = videos.write_video(folder / "numbered.mp4", frames=60, gop=12)
-    facts = asdict(probe(path))
-    del facts["damaged_frames"]
-    return Video(key="numbered", path=path, offset=0, **facts)
+    return Video.of(probe(path), key="numbered", path=path)
 
 
 @pytest.mark.parametrize("read", [decord_clip, pyav_clip])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,9 @@ from pipeline.shards.transcode import PRESETS
 from tools.benchmark.footage import write_footage
 from tools.benchmark.measure import Comparison, Side, compare, one_core
 from tools.benchmark.rivals import decord_clip, ffmpeg_and_tar, pyav_clip
+from tools.benchmark.table import Record
 
+PARTS = ("manifest", "clips", "presets", "shards")
 CLIP_FRAMES, STRIDE = 16, 2
 TIMEOUT_SECONDS = 60.0
 MILLION = 1_000_000
@@ -32,6 +35,30 @@ FFMPEG_FAST = shlex.split(
 )
 
 Decode = Callable[[Video, np.ndarray], np.ndarray]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every side")
+    parser.add_argument("--videos", type=int, default=6, help="source videos")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a source video")
+    parser.add_argument("--clips", type=int, default=48, help="random clips a turn")
+
+
+def run(arguments: argparse.Namespace, record: Record) -> None:
+    """Every part that was asked for."""
+    folder, rounds, clips = arguments.folder, arguments.rounds, arguments.clips
+    if "manifest" in arguments.parts:
+        record.add(opening_a_million(folder, rounds=rounds))
+    if {"clips", "presets", "shards"} & set(arguments.parts):
+        record.console.print("making the source videos (once)")
+        source = originals(folder, videos=arguments.videos, seconds=arguments.seconds)
+    if "clips" in arguments.parts:
+        record.add(random_clips(folder, source, clips=clips, rounds=rounds))
+    if "presets" in arguments.parts:
+        record.add(every_preset(folder, source, clips=clips, rounds=rounds))
+    if "shards" in arguments.parts:
+        record.add(*making_shards(folder, source, rounds=rounds))
 
 
 def originals(folder: Path, *, videos: int, seconds: float) -> Manifest:

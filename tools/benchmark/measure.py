@@ -13,6 +13,10 @@ import numpy as np
 QUANTILES = (0.2, 0.5, 0.8)
 
 
+class NotInstalled(Exception):
+    """A rival that is not on this machine; its text says how to get it."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One way to do the work. run: does it once and returns how many units it did."""
@@ -34,12 +38,30 @@ class Spread:
         return cls(*(float(q) for q in np.quantile(values, QUANTILES)))
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A goal that is no ratio of speeds: `value` is to be `most` or less."""
+
+    what: str
+    value: float
+    most: float
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.most
+
+    def __str__(self) -> str:
+        verdict = "reached" if self.reached else "MISSED"
+        return f"{self.what}: {self.value:.3g} (goal: {self.most:g} or less) {verdict}"
+
+
 @dataclass
 class Comparison:
     """Rates of all sides, a list with one entry a round each; the first side is ours.
 
     unit: what is counted, such as "clips". goals: least ratio to reach against each rival named.
-    facts: other things worth a column, of each side the same ones.
+    facts: other things worth a column; a side may lack one. limits: goals beside speed. left_out:
+    why a side that belongs here has no figures. timed: shown as milliseconds a unit, not as rates.
     """
 
     title: str
@@ -47,6 +69,9 @@ class Comparison:
     goals: dict[str, float] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
+    limits: list[Limit] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    timed: bool = False
 
     @property
     def ours(self) -> str:
@@ -56,23 +81,49 @@ class Comparison:
         """Units a second."""
         return Spread.of(self.rates[name])
 
+    def milliseconds(self, name: str) -> Spread:
+        """Of one unit."""
+        return Spread.of([1e3 / rate for rate in self.rates[name]])
+
     def ratio(self, rival: str) -> Spread:
         """Our rate over the rival's in the same round: slow rounds slow both."""
         pairs = zip(self.rates[self.ours], self.rates[rival], strict=True)
         return Spread.of([ours / theirs for ours, theirs in pairs])
 
     def plain(self) -> dict:
-        """For JSON."""
+        """For JSON, and `of_plain`."""
         sides = {}
         for name, rates in self.rates.items():
-            sides[name] = {
-                "rate": vars(self.rate(name)),
-                "rates": rates,
-                **self.facts.get(name, {}),
-            }
+            side = sides[name] = {"rate": vars(self.rate(name)), "rates": rates}
+            if self.timed:
+                side["milliseconds"] = vars(self.milliseconds(name))
             if name != self.ours:
-                sides[name] |= {"ratio": vars(self.ratio(name)), "goal": self.goals.get(name)}
-        return {"title": self.title, "unit": self.unit, "ours": self.ours, "sides": sides}
+                side |= {"ratio": vars(self.ratio(name)), "goal": self.goals.get(name)}
+            side["facts"] = self.facts.get(name, {})
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "timed": self.timed,
+            "ours": self.ours,
+            "rounds": len(self.rates[self.ours]),
+            "sides": sides,
+            "limits": [vars(limit) | {"reached": limit.reached} for limit in self.limits],
+            "left_out": self.left_out,
+        }
+
+    @classmethod
+    def of_plain(cls, plain: dict) -> Comparison:
+        sides = plain["sides"]
+        return cls(
+            title=plain["title"],
+            unit=plain["unit"],
+            timed=plain["timed"],
+            goals={name: side["goal"] for name, side in sides.items() if side.get("goal")},
+            rates={name: side["rates"] for name, side in sides.items()},
+            facts={name: side["facts"] for name, side in sides.items()},
+            limits=[Limit(one["what"], one["value"], one["most"]) for one in plain["limits"]],
+            left_out=plain["left_out"],
+        )
 
 
 @contextmanager
@@ -88,6 +139,34 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+Rate = Callable[[Callable[[], float]], float]
+
+
+def rate_of_one(run: Callable[[], float]) -> float:
+    """Units a second of a single run."""
+    start = time.perf_counter()
+    units = run()
+    return units / (time.perf_counter() - start)
+
+
+def rate_of_many(
+    run: Callable[[], float],
+    *,
+    least_seconds: float = 0.02,
+    finish: Callable[[], None] | None = None,
+) -> float:
+    """Units a second over as many runs as take `least_seconds` together.
+
+    finish: waits for what the runs have left to a GPU.
+    """
+    start, units = time.perf_counter(), 0.0
+    while time.perf_counter() - start < least_seconds or not units:
+        units += run()
+    if finish:
+        finish()
+    return units / (time.perf_counter() - start)
+
+
 def compare(
     title: str,
     sides: Sequence[Side],
@@ -96,10 +175,12 @@ def compare(
     rounds: int,
     goals: dict[str, float] | None = None,
     warm_up: bool = True,
+    rate: Rate = rate_of_one,
 ) -> Comparison:
     """Runs every side once to warm up, then `rounds` times in turn, each round in another order.
 
     warm_up: off for work that takes long and starts in a process of its own anyway.
+    rate: takes one turn of a side and returns its units a second.
     """
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     if warm_up:
@@ -108,7 +189,5 @@ def compare(
     for number in range(rounds):
         first = number % len(sides)
         for side in [*sides[first:], *sides[:first]]:
-            start = time.perf_counter()
-            units = side.run()
-            rates[side.name].append(units / (time.perf_counter() - start))
+            rates[side.name].append(rate(side.run))
     return Comparison(title, unit, goals or {}, rates)

@@ -12,10 +12,7 @@ import numpy as np
 
 from pipeline.container import ByteRange
 from pipeline.manifest import Video
-
-
-class NotInstalled(Exception):
-    """A rival that is not on this machine; its text says how to get it."""
+from tools.benchmark.measure import NotInstalled
 
 
 def decord_clip(video: Video, frames: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""`python -m tools.benchmark ops`: every fused op beside what it replaces."""
