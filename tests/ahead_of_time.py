@@ -247,6 +247,7 @@ def jobs() -> list[tuple[Launch, int]]:
         *_info_nce(1024, queue=half),
         *_info_nce(1024, queue=half, dim=512),
         *_info_nce(256, queue=single),
+        *_info_nce(256, queue=single, dim=48),  # masks take registers
         *_enqueue(256, queue=half),
         *_nt_xent(1, world=1, dtype=single),
         *_nt_xent(128, dtype=half),
@@ -258,7 +259,7 @@ def jobs() -> list[tuple[Launch, int]]:
         *_swapped_prediction(1, 1, dim=16, dtype=single),
         *_swapped_prediction(192, 300, dtype=half),
         *_swapped_prediction(192, 300, dtype=single),
-        *_swapped_prediction(4001, 3001, dim=100, dtype=single),  # masks take registers
+        *_swapped_prediction(4001, 3001, dim=100, dtype=single),
         *_tvl1(1, 1, clips=1, frames=2),
         *_tvl1(112, 112),
         *_tvl1(112, 30),

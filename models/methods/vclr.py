@@ -94,7 +94,8 @@ class Config:
         check_groups(self.split_groups)
 
     def weight(self, loss: str) -> float:
-        return getattr(self, f"{loss}_weight")
+        weights = self.inter_weight, self.intra_weight, self.segment_weight, self.order_weight
+        return weights[LOSSES.index(loss)]
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def test_table_is_no_state():
 
 @pytest.mark.parametrize(
     "norm, hidden, least, most",
-    [("feature", 0, 0.5, 0.75), ("frame", 0, 0.8, 1.0), ("feature", 64, 0.85, 1.0)],
+    [("feature", 0, 0.5, 0.7), ("frame", 0, 0.8, 1.0), ("feature", 64, 0.9, 1.0)],
 )
 def test_who_can_compare_frames(norm, hidden, least, most):
     """A value that rises or falls along the tuple, from anywhere, at any rate: no frame says when
@@ -73,13 +73,13 @@ def test_who_can_compare_frames(norm, hidden, least, most):
     """
     head = torch.nn.Sequential(torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
     order = FrameOrder(3, 16, label="binary", hidden=hidden)
-    optimizer = torch.optim.Adam([*head.parameters(), *order.parameters()], lr=5e-3)
+    optimizer = torch.optim.Adam([*head.parameters(), *order.parameters()], lr=1e-2)
     seen = []
-    for _ in range(600):
+    for _ in range(300):
         value = torch.randn(256, 1) + torch.randn(256, 1) * torch.arange(-1.0, 2.0)
         loss, accuracy = order(normalised(head(value[:, :, None]), norm))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         seen.append(accuracy.item())
-    assert least < np.mean(seen[-100:]) < most
+    assert least < np.mean(seen[-50:]) < most

@@ -43,7 +43,10 @@ def test_trials_have_one_untrained_network_for_each_method_and_seed(tmp_path):
 
 
 def test_commands(tmp_path):
-    trial = run.trials(tmp_path, [B], [3], clips=2)[1]
+    untrained, trial = run.trials(tmp_path, [B], [3], clips=2)
+    assert untrained.evaluation().command[2:7] == [
+        "--checkpoint", "random", "--recipe", "a.yaml", "run.seed=3"
+    ]  # fmt: skip
     assert trial.training().command[:2] == ["train.py", "a.yaml"]
     assert trial.training().command[-2:] == ["run.seed=3", "optim.lr=1"]
     (trial.folder / "run" / "checkpoints").mkdir(parents=True)

@@ -20,7 +20,7 @@ from training.optim import OptimConfig
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.yaml"
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
-SECTIONS = ("data", "clip", "augment", "backbone", "method", "optim", "run")
+SECTIONS = ("data", "clip", "augment", "backbone", "method", "optim", "online", "run")
 
 
 def written(tmp_path: Path, text: str) -> Path:

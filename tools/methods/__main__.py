@@ -23,7 +23,9 @@ from tools.methods.run import make_data, run_all, trials
 from tools.methods.trials import CLAIMS, VARIANTS
 
 # 12 x 40 = 480 videos to train on and to search, 12 x 25 = 300 that ask: one is 0.33 points.
-SCALE = Scale("", classes=12, train_videos=40, test_videos=25, clips=2, video_options=("--size", "32"))
+SCALE = Scale(
+    "", classes=12, train_videos=40, test_videos=25, clips=2, video_options=("--size", "32")
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,11 +39,11 @@ class Trial:
         return Step(f"train {self.folder}", ["train.py", self.variant.recipe, *settings])
 
     def evaluation(self) -> Step:
-        source = ["--checkpoint", str(self._checkpoint())]
         if self.random:
-            source = ["--checkpoint", "random", "--recipe", self.variant.recipe]
-            source.append(f"run.seed={self.seed}")
-        command = ["evaluate.py", "retrieval", *source, "--clips", str(self.clips)]
+            source = ["random", "--recipe", self.variant.recipe, f"run.seed={self.seed}"]
+        else:
+            source = [str(self._checkpoint())]
+        command = ["evaluate.py", "retrieval", "--checkpoint", *source, "--clips", str(self.clips)]
         command += ["--train", f"{self.data}/train.parquet", "--test", f"{self.data}/test.parquet"]
         return Step(f"evaluate {self.folder}", [*command, "-o", f"{self.folder}/eval"])
 
