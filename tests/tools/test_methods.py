@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from tools.methods import __main__ as command
 from tools.methods import run, table
 from tools.methods.trials import CLAIMS, VARIANTS, Claim, Variant
 from training import config
+from training.errors import ConfigError
 
-A, B = Variant("m", "a", "a.yaml"), Variant("m", "b", "a.yaml", ("optim.lr=1",))
+A = Variant("m", "a", "a.yaml", is_default=True)
+B = Variant("m", "b", "a.yaml", ("optim.lr=1",))
 # R@1 in per cent by seed
 SHARES = {"random": (10, 12), "a": (30, 40), "b": (20, 25)}
 
@@ -32,6 +35,8 @@ def test_variants_are_recipes(variant):
 def test_claims_are_about_variants_and_names_are_unique():
     names = [(variant.method, variant.name) for variant in VARIANTS]
     assert len(set(names)) == len(names)
+    defaults = [variant.method for variant in VARIANTS if variant.is_default]
+    assert sorted(defaults) == sorted({variant.method for variant in VARIANTS})
     for claim in CLAIMS:
         assert {(claim.method, claim.better), (claim.method, claim.worse)} <= set(names)
 
@@ -74,6 +79,27 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert called == ["train.py", "evaluate.py"]
 
 
+def test_a_result_of_other_settings_is_refused(tmp_path, monkeypatch):
+    trial = run.trials(tmp_path, [A], [0], clips=2)[1]
+    monkeypatch.setattr(run, "_call", lambda step, log: None)
+    monkeypatch.setattr(run.Trial, "_checkpoint", lambda _: Path("x.pt"))
+    monkeypatch.setattr(run.Trial, "share", lambda _: 0.5)
+    run.run_all([trial], jobs=1)
+    longer = Variant("m", "a", "a.yaml", ("run.steps=9",), is_default=True)
+    with pytest.raises(ConfigError, match="a trial with other settings"):
+        run.run_all(run.trials(tmp_path, [longer], [0], clips=2), jobs=1)
+
+
+def test_data_of_another_scale_are_refused(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(run, "_call", lambda step, log: called.append(step.name))
+    run.make_data(tmp_path, command.SCALE, [0])
+    run.make_data(tmp_path, command.SCALE, [0])
+    assert len(called) == 4
+    with pytest.raises(ConfigError, match="the folder has the demo of"):
+        run.make_data(tmp_path, replace(command.SCALE, train_videos=2), [0])
+
+
 def test_a_failed_command_ends_the_check_with_its_output(tmp_path, capfd):
     trial = run.trials(tmp_path, [Variant("m", "a", "none.yaml")], [0], clips=2)[1]
     with pytest.raises(StepFailed) as failed:
@@ -107,7 +133,8 @@ def test_one_seed_decides_nothing(tmp_path):
 
 
 def test_a_method_that_learns_nothing_is_named(tmp_path):
-    found = table.rows(finished(tmp_path, {"random": (10, 12), "a": (12, 13), "b": (9, 12)}))
+    # Its ablation learns, which does not count.
+    found = table.rows(finished(tmp_path, {"random": (10, 12), "a": (12, 13), "b": (40, 40)}))
     assert table.failures(found) == [
         "error: m: R@1 is +1.5 points over the untrained network, expected +5.0 or more · look at "
         "its metrics.jsonl"

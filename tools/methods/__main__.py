@@ -21,6 +21,7 @@ from tools.demo import Scale, StepFailed
 from tools.methods import table
 from tools.methods.run import make_data, run_all, trials
 from tools.methods.trials import CLAIMS, VARIANTS
+from training.errors import ConfigError
 
 # 12 x 40 = 480 videos to train on and to search, 12 x 25 = 300 that ask: one is 0.33 points.
 SCALE = Scale(
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         make_data(folder, SCALE, arguments.seeds)
         run_all(todo, jobs=arguments.jobs)
-    except StepFailed as error:
+    except (ConfigError, StepFailed) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     found = table.rows(todo)

@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.demo import ROOT, Scale, Step, StepFailed, data_steps, shown
+from tools.demo import ROOT, Record, Scale, Step, StepFailed, data_steps, shown
 from tools.methods.trials import Variant
+from training.errors import ConfigError
 
 RETRIEVAL = "retrieval.json"
+SETTINGS = "trial.json"  # beside a result: what it is the result of
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class Trial:
     def _checkpoint(self) -> Path:
         return max((self.folder / "run" / "checkpoints").glob("step_*.pt"))
 
+    def settings(self) -> dict:
+        """All that the result depends on besides the program: another value makes it anew."""
+        return {"recipe": self.variant.recipe, "overrides": list(self.variant.overrides),
+                "seed": self.seed, "clips": self.clips, "random": self.random}  # fmt: skip
+
+    def is_done(self) -> bool:
+        """Whether there is a result. Raises ConfigError for one of other settings."""
+        stored = self.folder / SETTINGS
+        if stored.exists() and json.loads(stored.read_text()) != self.settings():
+            raise ConfigError(
+                f"error: the folder has a trial with other settings · {stored} · choose another "
+                "folder, or delete this trial's"
+            )
+        return self.result.exists()
+
     def share(self, measure: str = "R@1") -> float:
         """A measured share of the test videos, from 0 to 1."""
         return json.loads(self.result.read_text())["result"][measure]
@@ -78,20 +95,34 @@ def trials(
 
 
 def make_data(folder: Path, scale: Scale, seeds: Iterable[int]) -> None:
-    """Videos and manifests of every seed; those that are there are left as they are."""
+    """Videos and manifests of every seed; those that are there are left as they are.
+
+    Raises ConfigError for a folder with data of another scale.
+    """
     for seed in seeds:
         data = folder / f"seed{seed}" / "data"
-        if (data / "test.parquet").exists():
-            continue
         data.mkdir(parents=True, exist_ok=True)
+        record = Record(data / "data.json", {"seed": seed, **_plain(scale)})
         for step in data_steps(data, scale, seed):
+            if record.is_done(step):
+                continue
+            start = time.perf_counter()
             _call(step, data / "log.txt")
+            record.note(step, time.perf_counter() - start, done=True)
+
+
+def _plain(scale: Scale) -> dict:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(scale)))
 
 
 def run_all(todo: Sequence[Trial], *, jobs: int) -> None:
-    """Trains and evaluates what has no result yet, `jobs` at a time. Raises StepFailed."""
+    """Trains and evaluates what has no result yet, `jobs` at a time.
+
+    Raises StepFailed, and ConfigError where the folder has trials of other settings.
+    """
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(_run, trial) for trial in todo if not trial.result.exists()]
+        futures = [pool.submit(_run, trial) for trial in todo if not trial.is_done()]
         try:
             for future in futures:
                 future.result()
@@ -101,6 +132,7 @@ def run_all(todo: Sequence[Trial], *, jobs: int) -> None:
 
 def _run(trial: Trial) -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / SETTINGS).write_text(json.dumps(trial.settings(), indent=2) + "\n")
     log, start = trial.folder / "log.txt", time.perf_counter()
     if not trial.random:
         _call(trial.training(), log)

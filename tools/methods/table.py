@@ -28,7 +28,13 @@ def rows(done: Sequence[Trial]) -> list[dict]:
         variant = trial.variant
         row = found.setdefault(
             (variant.method, variant.name),
-            {"method": variant.method, "variant": variant.name, "untrained": {}, "R@1": {}},
+            {
+                "method": variant.method,
+                "variant": variant.name,
+                "is_default": variant.is_default,
+                "untrained": {},
+                "R@1": {},
+            },
         )
         row["untrained"][trial.seed] = untrained[variant.method, trial.seed]
         row["R@1"][trial.seed] = 100 * trial.share()
@@ -53,11 +59,7 @@ def verdicts(found: Sequence[dict], claims: Sequence[Claim]) -> list[dict]:
         better, worse = by_name[claim.method, claim.better], by_name[claim.method, claim.worse]
         differences = [better[seed] - worse[seed] for seed in better]
         mean = float(np.mean(differences))
-        error = (
-            float(np.std(differences, ddof=1) / len(differences) ** 0.5)
-            if differences[1:]
-            else np.inf
-        )
+        error = _standard_error(differences)
         verdict = "holds" if mean > error else "does not hold" if mean < -error else "not decided"
         text = f"{claim.method}: {claim.better} > {claim.worse}"
         said.append({"claim": text, "source": claim.source, "differences": differences,
@@ -71,15 +73,12 @@ def _standard_error(values: Sequence[float]) -> float:
 
 
 def failures(found: Sequence[dict]) -> list[str]:
-    """Methods of which no variant clearly beats its untrained network: one line for each."""
-    best: dict[str, float] = {}
-    for row in found:
-        mean = float(np.mean(gains(row)))
-        best[row["method"]] = max(mean, best.get(row["method"], -np.inf))
+    """Methods that do not clearly beat their untrained network: one line for each."""
+    means = {row["method"]: float(np.mean(gains(row))) for row in found if row["is_default"]}
     return [
         f"error: {method}: R@1 is {gain:+.1f} points over the untrained network, expected "
         f"{CLEAR_POINTS:+.1f} or more · look at its metrics.jsonl"
-        for method, gain in best.items()
+        for method, gain in means.items()
         if gain < CLEAR_POINTS
     ]
 

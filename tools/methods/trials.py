@@ -13,6 +13,7 @@ class Variant:
     name: str
     recipe: str
     overrides: tuple[str, ...] = ()
+    is_default: bool = False  # the method itself, which has to beat its untrained network
 
     @property
     def folder(self) -> str:
@@ -45,12 +46,12 @@ VARIANTS = (
         DEMO,
         (*MOCO, "run.stages.adversarial.method.generator=none", "method.decay=1.0"),
     ),
-    Variant("videomoco", "adversarial drop and decay", DEMO, MOCO),
-    Variant("cvrl", "decreasing intervals", CVRL, SHORT),
+    Variant("videomoco", "adversarial drop and decay", DEMO, MOCO, is_default=True),
+    Variant("cvrl", "decreasing intervals", CVRL, SHORT, is_default=True),
     Variant("cvrl", "uniform intervals", CVRL, (*SHORT, "clip.interval=uniform")),
     Variant("cvrl", "increasing intervals", CVRL, (*SHORT, "clip.interval=increasing")),
     Variant("cvrl", "per-frame augmentation", CVRL, (*SHORT, "augment.consistent=false")),
-    Variant("vclr", "all four losses", VCLR, SHORT),
+    Variant("vclr", "all four losses", VCLR, SHORT, is_default=True),
     Variant(
         "vclr",
         "inter and intra",
