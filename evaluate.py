@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ BASELINES = {
     "random": "the network before training",
     "pixels": "the clip itself, averaged down to 12 x 12 pixels",
 }
+
+CROPS = {1: "central square", 3: "three squares along the long side"}  # by augment.eval_crops
 
 Figures = dict[str, float]  # shares from 0 to 1, by the name of the measure
 
@@ -46,6 +49,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="splits to take from the two manifests")  # fmt: skip
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
     parser.add_argument("--clips", type=_positive, default=10, help="uniform clips a video (10)")
+    parser.add_argument("--batch-size", type=_positive, default=8,
+                        help="videos at once (8): the features stay the same")  # fmt: skip
     parser.add_argument("--max-failed", type=int, default=0, help="failed videos allowed (0)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_intermixed_args(argv)
@@ -63,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(recipe.run.threads)
     process = distributed.start(recipe.run.device)
     encoder = features.build_encoder(args.checkpoint, recipe, state)
+    batched = replace(recipe, data=replace(recipe.data, batch_size=args.batch_size))
     measured: list[Features] = []
     for name, manifest in (("train", train), ("test", test)):
         key = feature_key(args, recipe, manifest)
@@ -71,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 Path(args.output) / f"features_{name}.npz",
                 key,
                 lambda manifest=manifest: features.extract(
-                    encoder, manifest, recipe, clips=args.clips, device=process.device
+                    encoder, manifest, batched, clips=args.clips, device=process.device
                 ),
             )
         )
@@ -185,7 +191,8 @@ def report(
         "result": result,
         "chance": chance,
         "views": {"clips": args.clips, "frames": recipe.clip.frames, "stride": recipe.clip.stride,
-                  "size": recipe.augment.size, "crop": "central square"},
+                  "size": recipe.augment.size, "crop": CROPS[recipe.augment.eval_crops],
+                  "eval_scale": recipe.augment.eval_scale},
         "classes": list(train.classes),
     }  # fmt: skip
     for name, manifest, part in zip(("train", "test"), (train, test), measured, strict=True):

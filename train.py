@@ -93,7 +93,9 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
             method, optimizer = stages.build(stage, process, fresh=state is None, say=folder.say)
             if state:
                 folder.say(stages.restore(stage, method, optimizer, state))
-            loader = stages.training_loader(stage, manifest, method, process, quarantine.note)
+            loader = stages.training_loader(
+                stage, manifest, method, process, quarantine.note, say=folder.say
+            )
             under_way = StageState(
                 stage, method, optimizer, process, folder, recipe.plain(), manifest, run_ends=last
             )
@@ -113,7 +115,7 @@ def train(
     """Steps of a stage from `number` on. Returns the number reached: a signal may come earlier."""
     stage, process, run = under_way.stage, under_way.process, under_way.stage.recipe.run
     step = build_step(under_way.method, under_way.optimizer, process, run)
-    online = OnlineRetrieval(stage, process)
+    online = OnlineRetrieval(stage, process, say=under_way.folder.say)
     batches = loader.batches(number - stage.first_step, stage.last_step - stage.first_step)
     for batch in staged(batches, process.device):
         scalars = step(batch, number=number, lr=stage.lr(number), seed=run.seed)

@@ -47,11 +47,14 @@ def from_next_rank(tensor: Tensor) -> Tensor:
 
     The tensor itself, detached, in a single process.
     """
-    world = world_size()
-    if world == 1:
-        return tensor.detach()
-    tensor = tensor.contiguous()
-    received = torch.empty_like(tensor)
+    return tensor.detach() if world_size() == 1 else _from_next_rank(tensor)
+
+
+# An op, so that it can be traced, and run on tensors without data.
+@torch.library.custom_op("kinema::from_next_rank", mutates_args=())
+def _from_next_rank(tensor: Tensor) -> Tensor:
+    world, tensor = world_size(), tensor.contiguous()
+    received = _room_for_one(tensor)
     both = [
         dist.P2POp(dist.isend, tensor, (rank() - 1) % world),
         dist.P2POp(dist.irecv, received, (rank() + 1) % world),
@@ -59,6 +62,11 @@ def from_next_rank(tensor: Tensor) -> Tensor:
     for work in dist.batch_isend_irecv(both):
         work.wait()
     return received
+
+
+@_from_next_rank.register_fake
+def _room_for_one(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
 
 
 @torch.no_grad()

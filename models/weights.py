@@ -31,7 +31,8 @@ NAMED = 4  # names listed of each kind
 class Loaded:
     """What became of every tensor. layout: whose names; prefix: under which the backbone stood.
 
-    missing keep the values they had; unexpected stood beside the backbone and were left.
+    missing: buffers that the file does not have, with the values they had. unexpected: what stood
+    beside the backbone and was left.
     """
 
     layout: str
@@ -55,7 +56,7 @@ def load_backbone(backbone: nn.Module, content: Mapping[str, Any]) -> Loaded:
     """Copies into `backbone` all its tensors that `content` has, a state dict or what holds one.
 
     Raises ValueError, and loads nothing, where no name fits, a shape differs, the file has more
-    layers than the backbone, or was trained with another eps of the batch norms.
+    or fewer layers than the backbone, or was trained with another eps of the batch norms.
     """
     tensors, layout = _renamed(tensors_of(content))
     own = backbone.state_dict()
@@ -70,6 +71,7 @@ def load_backbone(backbone: nn.Module, content: Mapping[str, Any]) -> Loaded:
                 f"{name} is {_shape(found[name])} in the file and {_shape(own[name])} in the "
                 "backbone: another network (backbone.name) or width (backbone.width)"
             )
+    _refuse_shallower(backbone, found)
     if layout == "CoCLR":
         _refuse_eps(backbone, COCLR_NORM_EPS)
     backbone.load_state_dict({name: found[name] for name in shared}, strict=False)
@@ -157,6 +159,17 @@ def _refuse_deeper(backbone: nn.Module, unexpected: tuple[str, ...]) -> None:
     if layers:
         raise ValueError(
             f"the backbone has no place for {_listed(layers)}: another network (backbone.name)"
+        )
+
+
+def _refuse_shallower(backbone: nn.Module, found: Mapping[str, Tensor]) -> None:
+    """Buffers may be missing: files of old have no count of batches."""
+    own = [name for name, _ in backbone.named_parameters()]
+    absent = [name for name in own if name not in found]
+    if absent:
+        raise ValueError(
+            f"of the backbone's {len(own)} weights the file lacks {_listed(absent)}: another "
+            "network (backbone.name)"
         )
 
 

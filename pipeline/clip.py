@@ -136,6 +136,11 @@ def _two_starts(first: int, end: int, length: int, rng: np.random.Generator) -> 
     return first + one, first + other
 
 
+def frames_of_segments(config: ClipConfig) -> int:
+    """Least frames of a video whose every segment has two starts for clips that stay inside."""
+    return config.segments * (span(config.frames, config.stride) + 1)
+
+
 def uniform_plan(video_frames: int, config: ClipConfig, clips: int) -> ClipPlan:
     """Plan for evaluation: `clips` clips, one a view, their starts spread evenly end to end.
 
@@ -166,5 +171,6 @@ def check_views(config: ClipConfig, views: int) -> None:
     if config.sampling == "segments" and views != made:
         raise ValueError(
             f"clip.segments: {config.segments} make {made} views, 2 S + 1, the method takes "
-            f"{views} · set clip.segments or the method's number, or use another clip.sampling"
+            f"{views} · give clip.segments the number of method.segments, or use another "
+            "clip.sampling"
         )

@@ -143,19 +143,23 @@ class Loader:
 
 
 class EvaluationLoader:
-    """Every video once, in the manifest's order, its uniform clips as views; none is replaced."""
+    """Every video once, in the manifest's order, its uniform clips as views; none is replaced.
 
-    def __init__(self, stream: Stream, device: str):
-        self.stream, self.device = stream, device
+    Of several processes each has its own groups of videos: `rank`, `rank + world`, and so on.
+    """
+
+    def __init__(self, stream: Stream, place: Place):
+        self.stream, self.device = stream, place.device
+        self.groups = range(place.rank, len(stream.stage), place.world)
         self.failed: list[dict] = []
 
     def __len__(self) -> int:
-        return len(self.stream.stage)
+        return len(self.groups)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of the videos that decode; the others are listed in `failed`."""
         self.failed = []
-        for views, host in self.stream.run(range(len(self))):
+        for views, host in self.stream.run(self.groups):
             self.failed += host.bad
             if len(host.index):
                 yield _batch(tuple(views), host, self.device)
@@ -225,7 +229,8 @@ def build_evaluation_loader(
     clips: int,
     place: Place = Place(),
 ) -> EvaluationLoader:
-    """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time.
+    """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time, in each
+    process.
 
     A batch has clips x `augment.eval_crops` views: the crops of the first clip, then those of the
     second, and so on. Raises DataError for a data set without its tars.
@@ -242,7 +247,7 @@ def build_evaluation_loader(
         tracks_per_sample=1,
         training=False,
     )  # fmt: skip
-    return EvaluationLoader(Stream(stage, lanes, data), place.device)
+    return EvaluationLoader(Stream(stage, lanes, data), place)
 
 
 def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, str]:

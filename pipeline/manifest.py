@@ -144,6 +144,11 @@ class Manifest:
         return self._columns["label"].to_numpy().astype(np.int64)
 
     @property
+    def frames(self) -> np.ndarray:
+        """[n] int64, the length of every video."""
+        return self._columns["frames"].to_numpy().astype(np.int64)
+
+    @property
     def keys(self) -> list[str]:
         return self._columns["key"].to_pylist()
 

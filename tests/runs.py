@@ -10,6 +10,7 @@ import atexit
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # an optimiser imports it, in 1 s
+import yaml
 
 import pipeline.graph  # noqa: F401  DALI, in 1 s
 import train
@@ -179,6 +181,34 @@ def run_ranks(
 def smoke(data: Path, folder: Path, *more: str) -> list[str]:
     """Arguments of the run of seconds: 12 steps of 4 samples in two stages, saved every 2."""
     return [str(SMOKE), f"data.train={data}", f"run.dir={folder}", *more]
+
+
+# What configs/smoke.yaml says of another method than VideoMoCo, and of its clips.
+TINY = {
+    "cvrl": {
+        "clip": {"sampling": "interval"},
+        "method": {"hidden_layers": 1, "hidden_dim": 8},
+    },
+    "vclr": {
+        "clip": {"frames": 1, "sampling": "segments"},
+        "method": {"queue_size": 30, "momentum": 0.9, "split_groups": 2},
+    },
+    "videomoco": {"clip": {}, "method": {"queue_size": 18, "momentum": 0.9, "split_groups": 2}},
+}
+
+
+@cache
+def tiny_recipe(method: str) -> Path:
+    """configs/smoke.yaml with another method, in one stage of 4 steps."""
+    recipe = yaml.safe_load(SMOKE.read_text())
+    own = TINY[method]
+    recipe["clip"] |= own["clip"]
+    recipe["method"] = {"name": method, "dim": 8, **own["method"]}
+    recipe["run"] = {**recipe["run"], "steps": 4, "stages": {}}
+    path = Path(tempfile.mkdtemp(prefix="kinema-test-")) / f"{method}.yaml"
+    atexit.register(shutil.rmtree, path.parent)
+    path.write_text(yaml.safe_dump(recipe))
+    return path
 
 
 # What a run leaves behind

@@ -62,6 +62,7 @@ def test_the_command(source, request, tiny_data, tmp_path):
     assert content["classes"] == ["even", "odd"]
     assert content["views"] == {
         "clips": 2, "frames": 4, "stride": 2, "size": 16, "crop": "central square",
+        "eval_scale": 1.0,
     }  # fmt: skip
     for part in ("train", "test"):
         assert content[part] == {
@@ -104,6 +105,35 @@ def test_features_of_a_checkpoint_are_those_of_its_own_weights(checkpoint, tiny_
     assert trained.shape == random.shape == (10, 32)  # r3d_18 of width 4: 8 x 4 features
     assert torch.allclose(trained.norm(dim=1), torch.ones(10))
     assert not torch.allclose(trained, random, atol=1e-3)
+
+
+def test_crops_are_named_as_they_were_taken(tiny_data, tmp_path):
+    overrides = ["augment.eval_crops=3", "augment.eval_scale=0.5"]
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path, *overrides)) == 0
+    views = result(tmp_path)["views"]
+    assert (views["crop"], views["eval_scale"]) == ("three squares along the long side", 0.5)
+
+
+@pytest.mark.parametrize("source", ["random", "pixels"])
+def test_videos_at_once_do_not_change_the_features(source, tiny_data, tmp_path, monkeypatch):
+    asked, original = [], features.build_evaluation_loader
+
+    def build(*args, data, **named):
+        asked.append(data.batch_size)
+        return original(*args, data=data, **named)
+
+    monkeypatch.setattr(features, "build_evaluation_loader", build)
+    kept = []
+    for size in ("", "1", "7"):
+        more = ["--batch-size", size] if size else []
+        folder = tmp_path / f"of{size}"
+        assert evaluate.main(arguments(tiny_data, tiny_data, folder, *more, source=source)) == 0
+        kept.append(features.read(folder / "features_test.npz"))
+    assert asked == [8, 8, 1, 1, 7, 7]
+    for digest, found in kept[1:]:
+        assert digest == kept[0][0]
+        torch.testing.assert_close(found.feature, kept[0][1].feature)
+        assert torch.equal(found.index, kept[0][1].index)
 
 
 # Features that are kept
@@ -272,9 +302,10 @@ def test_a_value_that_makes_no_sense_here(tiny_data, tmp_path, capsys):
     )
 
 
-def test_clips_must_be_a_number_above_0(tiny_data, tmp_path, capsys):
+@pytest.mark.parametrize("option", ["--clips", "--batch-size"])
+def test_a_count_must_be_a_number_above_0(option, tiny_data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        evaluate.main(arguments(tiny_data, tiny_data, tmp_path, "--clips", "0"))
+        evaluate.main(arguments(tiny_data, tiny_data, tmp_path, option, "0"))
     assert ended.value.code == 2
     assert "expected a whole number above 0, got '0'" in capsys.readouterr().err
 

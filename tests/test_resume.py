@@ -11,8 +11,28 @@ from pathlib import Path
 import pytest
 
 import train
+from models import names
 from tests import faults, runs
 from tests.conftest import make_data_set
+
+# Every method
+
+
+@pytest.mark.parametrize("method", names())
+def test_killed_and_resumed_is_the_run_that_was_not(tiny_data, tmp_path, method):
+    """All that changes a method's next step is in the checkpoint."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+
+    def arguments(folder: Path) -> list[str]:
+        return [str(runs.tiny_recipe(method)), f"data.train={tiny_data}", f"run.dir={folder}"]
+
+    runs.finished(*arguments(straight))
+    died = runs.run(*arguments(killed), faults=[faults.KillAfter(3)])
+    assert died.code == -9, died.output
+    done = runs.finished(*arguments(killed))
+    assert "resuming at step 2" in done.output
+    runs.assert_same_run(killed, straight)
+
 
 # Checkpoints that do not load
 

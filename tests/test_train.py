@@ -309,7 +309,7 @@ def test_training_needs_no_labels(tmp_path):
     [
         ("method.key_batch_norm=exchange", "key_batch_norm: exchange gives keys to another rank"),
         ("method.split_groups=3", "a batch of 4 clips per process does not split into 3 groups"),
-        ("method.drop_fraction=2", "drop_fraction: 2.0 is outside (0, 1]"),
+        ("method.drop_fraction=2", "error: method.drop_fraction: 2.0 is outside (0, 1]"),
         ("data.decoder=nvdec", "data.decoder: nvdec needs a GPU, none is here"),
         ("data.lanes=0", "data.lanes: expected at least 1, got 0"),
         ("data.batch_size=0", "data.batch_size: expected at least 1, got 0"),

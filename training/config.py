@@ -49,6 +49,7 @@ class OnlineConfig:
     split: str = ""  # use only these rows of it; empty: all
     every_epochs: float = 10.0  # and at the end of every stage
     clips: int = 1  # uniform clips of a video
+    batch_size: int = 8  # videos at once, in each process
 
 
 @dataclass
@@ -118,16 +119,26 @@ def resolve(given: dict[str, Any], *, where: str) -> Recipe:
     for part, values in given.items():
         _merge(config, part, values, where)
     try:
-        recipe = Recipe(**{part: OmegaConf.to_object(config[part]) for part in parts})
+        recipe = Recipe(**{part: _built(config, part) for part in parts})
         _check(recipe)
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"error: {_first_line(error)} · {where}") from error
     return recipe
 
 
+def _built(config: DictConfig, part: str) -> Any:
+    """The dataclass of a part. A method, which knows no recipe, names its own fields in errors."""
+    try:
+        return OmegaConf.to_object(config[part])
+    except OmegaConfBaseException:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{part}.{error}") from error
+
+
 def of_checkpoint(plain: dict[str, Any], stage: str, overrides: list[str]) -> Recipe:
     """The recipe of the stage that a checkpoint was saved in, with overrides for evaluation."""
-    recipe = resolve(plain, where="the checkpoint")
+    recipe = resolve(_numbered(plain), where="the checkpoint")
     own = stage_recipe(recipe, stage) if stage in recipe.run.stages else recipe
     merged = OmegaConf.merge(OmegaConf.create(own.plain()), _read_overrides(overrides))
     return resolve(OmegaConf.to_container(merged), where="the command line")
@@ -234,7 +245,7 @@ def _read_overrides(overrides: list[str]) -> dict[str, Any]:
 
 
 def _numbered(tree: Any, name: str = "") -> Any:
-    """The tree with numbers as keys of `views`; in a dotted key they are text to OmegaConf."""
+    """The tree with numbers as keys of `views`; in dotted keys and in JSON they are text."""
     if not isinstance(tree, dict):
         return tree
     numbers = {key: int(key) for key in tree if name == "views" and str(key).isdecimal()}
@@ -282,6 +293,8 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"online.every_epochs: expected more than 0, got {online.every_epochs}")
     if online.clips < 1:
         raise ValueError(f"online.clips: expected at least 1, got {online.clips}")
+    if online.batch_size < 1:
+        raise ValueError(f"online.batch_size: expected at least 1, got {online.batch_size}")
     if run.keep_checkpoints < 2:
         raise ValueError(f"run.keep_checkpoints: expected at least 2, got {run.keep_checkpoints}")
     if not 0 <= run.seed < 2**63:

@@ -25,7 +25,7 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
     for stage in schedule:
         method, _ = build(stage, process, say=say)
         started = time.perf_counter()
-        loader = training_loader(stage, manifest, method, process)
+        loader = training_loader(stage, manifest, method, process, say=say)
         batch = next(iter(loader.batches(0, 1)))
         seconds = time.perf_counter() - started
         online = OnlineRetrieval(stage, process)
@@ -48,7 +48,7 @@ def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
         f"{stage.last_step - stage.first_step} steps, {stage.steps_per_epoch:.1f} an epoch",
         step_line(recipe.run),
         *[f"view {n}: {list(view.shape)}" for n, view in enumerate(batch.views)],
-        memory_line(stage, method, batch),
+        memory_line(stage, method, batch, process.device),
     ]
 
 
@@ -63,7 +63,7 @@ def step_line(run: RunConfig) -> str:
     return ", ".join([f"precision {run.precision}", *on])
 
 
-def memory_line(stage: Stage, method, batch: Batch) -> str:
+def memory_line(stage: Stage, method, batch: Batch, device: torch.device) -> str:
     """Bytes of weights, gradients, optimiser and of what the forward pass keeps for the backward.
 
     The forward pass runs on tensors without data, so the estimate costs neither time nor memory.
@@ -71,7 +71,7 @@ def memory_line(stage: Stage, method, batch: Batch) -> str:
     state = sum(t.numel() * t.element_size() for t in method.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     slots = {"sgd": 1, "lars": 1, "adamw": 2}[stage.recipe.optim.name]
-    kept = saved_bytes(stage, batch)
+    kept = saved_bytes(stage, batch, device)
     total = state + trained * (1 + slots) + kept
     return (
         f"memory about {_size(total)} a process in fp32: weights and queue {_size(state)}, "
@@ -79,8 +79,8 @@ def memory_line(stage: Stage, method, batch: Batch) -> str:
     )
 
 
-def saved_bytes(stage: Stage, batch: Batch) -> int:
-    """Bytes that autograd keeps after the forward pass of this process's batch."""
+def saved_bytes(stage: Stage, batch: Batch, device: torch.device) -> int:
+    """Bytes that autograd keeps on `device` after the forward pass of this process's batch."""
     storages: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,12 +90,22 @@ def saved_bytes(stage: Stage, batch: Batch) -> int:
 
     method, _ = build(stage, Process(0, 1, torch.device("cpu")))
     mode = FakeTensorMode()
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        without_data = mode.from_tensor(tensor)
+        with mode:
+            moved = torch.empty_like(without_data, device=device)
+        return moved.requires_grad_(tensor.requires_grad)
+
+    for layer in method.modules():
+        if isinstance(layer, torch.nn.SyncBatchNorm):
+            layer.eval()  # keeps as much for the backward, and asks no other process
     tensors = dict(method.named_parameters()) | dict(method.named_buffers())
-    fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
-    views = tuple(mode.from_tensor(view.cpu()) for view in batch.views)
-    index, starts = (mode.from_tensor(t.cpu()) for t in (batch.index, batch.start_frames))
+    tensors = {name: fake(tensor) for name, tensor in tensors.items()}
+    views = tuple(fake(view) for view in batch.views)
+    index, starts = fake(batch.index), fake(batch.start_frames)
     with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        objectives, _ = torch.func.functional_call(method, fake, (views, None, index, starts))
+        objectives, _ = torch.func.functional_call(method, tensors, (views, None, index, starts))
     assert objectives, "a method without objectives trains nothing"
     return sum(storages.values())
 

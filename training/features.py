@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +85,24 @@ def extract(
     Raises DataError when no video decodes.
     """
     place = Place(device=str(device))
+    features = extract_share(encoder, manifest, recipe, clips=clips, place=place)
+    if not len(features.index):
+        reasons = sorted({f"{entry['code']} {entry['detail']}" for entry in features.failed})
+        raise DataError(
+            f"error: none of {len(manifest)} videos decodes · {manifest.path} · {reasons[0]}"
+        )
+    return features
+
+
+def extract_share(
+    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, clips: int, place: Place
+) -> Features:
+    """As `extract`, of the videos that fall to one process of several: perhaps of none."""
     loader = build_evaluation_loader(
         manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
         place=place,
     )  # fmt: skip
-    encoder = encoder.to(device).eval()
+    encoder = encoder.to(place.device).eval()
     console = Console()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     description = f"features of {manifest.path.name}"
@@ -97,12 +111,22 @@ def extract(
             mean = torch.stack([encoder(view).float() for view in batch.views]).mean(0)
             parts.append((F.normalize(mean, dim=1).cpu(), batch.label.cpu(), batch.index.cpu()))
     if not parts:
-        reasons = sorted({f"{entry['code']} {entry['detail']}" for entry in loader.failed})
-        raise DataError(
-            f"error: none of {len(manifest)} videos decodes · {manifest.path} · {reasons[0]}"
-        )
+        none = torch.empty(0, dtype=torch.int64)
+        return Features(torch.empty(0, 0), none, none, loader.failed)
     feature, label, index = (torch.cat(part) for part in zip(*parts, strict=True))
     return Features(feature, label, index, loader.failed)
+
+
+def joined(shares: Sequence[Features]) -> Features:
+    """The features of all processes as one process has them: in the manifest's order."""
+    filled = [share for share in shares if len(share.index)] or shares[:1]
+    order = torch.cat([share.index for share in filled]).argsort()
+    feature, label, index = (
+        torch.cat([getattr(share, name) for share in filled])[order]
+        for name in ("feature", "label", "index")
+    )
+    failed = [entry for share in shares for entry in share.failed]
+    return Features(feature, label, index, sorted(failed, key=lambda entry: entry["index"]))
 
 
 def cached(path: Path, key: dict, make) -> Features:

@@ -7,34 +7,43 @@ random numbers, so a run with it and a run without have the same weights, bit fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import Manifest
+from models.batchnorm import mean_statistics, running_statistics
+from pipeline import Manifest, Place
 from pipeline.errors import DataError
-from training import protocols
+from training import distributed, features, protocols
 from training.distributed import Process
-from training.features import extract
+from training.features import Features
 from training.stages import Stage
 
 
 class OnlineRetrieval:
-    """The measurement of one stage. The main process alone makes it; the others wait for it.
+    """The measurement of one stage. All processes make it together, each of its own videos.
 
-    Raises DataError for a manifest in which no video could find one of its class.
+    say: prints a line, as where too few videos decode. Raises DataError for a manifest in which no
+    video could find one of its class.
     """
 
-    def __init__(self, stage: Stage, process: Process):
-        self.stage, self.process = stage, process
+    def __init__(self, stage: Stage, process: Process, say: Callable[[str], None] = print):
+        self.stage, self.process, self.say = stage, process, say
         config = stage.recipe.online
         self.every_steps = max(1, round(config.every_epochs * stage.steps_per_epoch))
         self.manifest = None
         if config.manifest:
             self.manifest = Manifest.read(config.manifest, config.split, one_split=True)
-            _check_labels(self.manifest)
+            if not _has_answers(self.manifest.labels):
+                raise DataError(
+                    "error: online retrieval needs two videos of a class, "
+                    f"{self.manifest.path} has none · index labelled videos and name them in "
+                    "online.manifest"
+                )
 
     def describe(self) -> str:
         """What will be measured and when, in words."""
@@ -44,33 +53,49 @@ class OnlineRetrieval:
 
     def is_due(self, step: int) -> bool:
         """Whether to measure when `step` steps of the run are done."""
-        if self.manifest is None or not self.process.is_main:
+        if self.manifest is None:
             return False
         done = step - self.stage.first_step
         return step == self.stage.last_step or done % self.every_steps == 0
 
     def measure(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """knn_R@1 and knn_R@5: shares of the videos, scalars for the log."""
-        recipe = self.stage.recipe
-        with _evaluating(encoder):
-            features = extract(
+        """knn_R@1 and knn_R@5, shares of the videos, and knn_failed, the number of those that do
+        not decode: scalars for the log, the same in all processes, which all have to call.
+
+        Where no two videos of a class decode there is the number alone, and a line says so.
+        """
+        found = self.extract(encoder)
+        scalars = {"knn_failed": float(len(found.failed))}
+        if _has_answers(found.label):
+            shares = protocols.recall_among(found)
+            scalars |= {f"knn_{name}": share for name, share in shares.items()}
+        else:
+            self.say(
+                f"no retrieval: {len(found.failed)} of {found.videos} videos do not decode, and no "
+                f"two of a class are left · {self.manifest.path} · mend or replace its videos"
+            )
+        # Beside the scalars of the step, which are where it ran.
+        return {name: torch.tensor(s, device=self.process.device) for name, s in scalars.items()}
+
+    def extract(self, encoder: nn.Module) -> Features:
+        """Of all videos that decode, in every process: each makes those of its own share."""
+        recipe, process = self.stage.recipe, self.process
+        data = replace(recipe.data, batch_size=recipe.online.batch_size)
+        with _evaluating(encoder), _same_statistics(encoder, process):
+            own = features.extract_share(
                 encoder,
                 self.manifest,
-                recipe,
+                replace(recipe, data=data),
                 clips=recipe.online.clips,
-                device=self.process.device,
+                place=Place(process.rank, process.world, str(process.device)),
             )
-        shares = protocols.recall_among(features)
-        return {f"knn_{name}": torch.tensor(share) for name, share in shares.items()}
+        return features.joined(distributed.of_all_ranks(own, process))
 
 
-def _check_labels(manifest: Manifest) -> None:
-    labels = manifest.labels[manifest.labels >= 0]
-    if len(labels) == len(set(labels.tolist())):
-        raise DataError(
-            f"error: online retrieval needs two videos of a class, {manifest.path} has none · "
-            "index labelled videos and name them in online.manifest"
-        )
+def _has_answers(labels: np.ndarray | Tensor) -> bool:
+    """Whether there are two videos of a class."""
+    labels = labels[labels >= 0].tolist()
+    return len(labels) > len(set(labels))
 
 
 @contextmanager
@@ -82,3 +107,23 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+@contextmanager
+def _same_statistics(encoder: nn.Module, process: Process) -> Iterator[None]:
+    """Inside, the mean of the ranks' running statistics, as a checkpoint has it: features made
+    with those of different ranks could not be compared. After, each rank's own again.
+    """
+    before = {name: tensor.cpu().clone() for name, tensor in running_statistics(encoder).items()}
+    same = mean_statistics(distributed.of_all_ranks(before, process))
+    try:
+        _assign(encoder, same)
+        yield
+    finally:
+        _assign(encoder, before)
+
+
+@torch.no_grad()
+def _assign(encoder: nn.Module, statistics: dict[str, Tensor]) -> None:
+    for name, tensor in running_statistics(encoder).items():
+        tensor.copy_(statistics[name])

@@ -20,7 +20,8 @@ class OptimConfig:
     momentum: float = 0.9  # of sgd and lars
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of adamw
     weight_decay: float = 1e-4
-    decay_norm_and_bias: bool = True  # decay tensors of one dimension as well
+    # Decay tensors of one dimension as well. lars: decays them, and never scales their updates.
+    decay_norm_and_bias: bool = True
     schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: list[float] = field(default_factory=lambda: [120.0, 160.0])  # epochs of the stage
     gamma: float = 0.1  # factor at each milestone
@@ -123,7 +124,8 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling: w <- w - lr v, with v of `models.ops.lars_`.
 
-    Tensors of one dimension are neither decayed nor scaled: v <- momentum v + g.
+    Tensors of one dimension are not scaled: v <- momentum v + g + weight_decay w, where the
+    weight_decay of their group may be 0.
     """
 
     def __init__(self, params, *, lr: float, momentum: float, trust: float):
@@ -154,4 +156,6 @@ class LARS(torch.optim.Optimizer):
         else:
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, gradients)
+            if group["weight_decay"]:
+                torch._foreach_add_(velocities, weights, alpha=group["weight_decay"])
         return velocities

@@ -30,10 +30,12 @@ def recall(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> d
 
 
 def recall_among(features: Features, ranks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """R@k where every labelled video asks all the others of its own set."""
+    """R@k where every labelled video asks all the others of its own set; none of fewer than two."""
     labelled = features.label >= 0
     feature, label = features.feature[labelled], features.label[labelled]
     ranks = tuple(k for k in ranks if k < len(label))
+    if not ranks:
+        return {}
     answers = nearest(feature, feature, max(ranks) + 1)
     # A video is no answer to itself; a copy of it may come before it.
     itself = answers == torch.arange(len(label))[:, None]

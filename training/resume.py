@@ -25,6 +25,7 @@ FREE_ON_RESUME = {
     "run.dir", "run.device", "run.cuda_graph", "run.save_every_steps", "run.keep_checkpoints",
     "run.log_every_steps",
     "online.manifest", "online.split", "online.every_epochs", "online.clips",
+    "online.batch_size",
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from models import Method, build_backbone, build_method
-from pipeline import Manifest, Place, build_loader
+from pipeline import ClipConfig, DataError, Manifest, Place, build_loader
+from pipeline.clip import frames_of_segments
 from pipeline.loader import Loader
 from training import weights
 from training.checkpoint import Checkpoint
@@ -139,10 +140,22 @@ def restore(
 
 
 def training_loader(
-    stage: Stage, manifest: Manifest, method: Method, process: Process, noted=None
+    stage: Stage,
+    manifest: Manifest,
+    method: Method,
+    process: Process,
+    noted=None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Loader:
-    """The stage's batches, with the views that its method asks for. `noted`: see Loader."""
+    """The stage's batches, with the views that its method asks for. `noted`: see Loader.
+
+    Raises ConfigError where the recipe's clips are not those that the method needs, DataError where
+    no video is long enough for them; `say` is told of some that are not.
+    """
     recipe = stage.recipe
+    _check_sampling(recipe, method)
+    _check_lengths(recipe.clip, manifest, say)
     return build_loader(
         manifest,
         clip=recipe.clip,
@@ -155,3 +168,31 @@ def training_loader(
         place=Place(process.rank, process.world, str(process.device)),
         noted=noted or (lambda entries: None),
     )
+
+
+def _check_sampling(recipe: Recipe, method: Method) -> None:
+    needed, asked = method.views.sampling, recipe.clip.sampling
+    if needed and asked != needed:
+        raise ConfigError(
+            f"error: clip.sampling: {asked} does not give the views of {recipe.method.name} · set "
+            f"clip.sampling={needed}"
+        )
+
+
+def _check_lengths(clip: ClipConfig, manifest: Manifest, say: Callable[[str], None]) -> None:
+    """Segments that are too short for their clips are no error of one video: some may be."""
+    if clip.sampling != "segments":
+        return
+    least = frames_of_segments(clip)
+    short, videos = int((manifest.frames < least).sum()), len(manifest)
+    need = f"{clip.segments} segments for clips of {clip.frames} frames need"
+    if short == videos:
+        raise DataError(
+            f"error: all {videos} videos are shorter than the {least} frames that {need} · "
+            f"{manifest.path} · lower clip.segments, clip.frames or clip.stride"
+        )
+    if short:
+        say(
+            f"{short} of {videos} videos are shorter than the {least} frames that {need}: their "
+            "segments overlap (clip.segments, clip.frames, clip.stride)"
+        )

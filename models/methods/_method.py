@@ -28,11 +28,13 @@ class ViewNeeds:
     """What a method asks of the loader.
 
     number: views per video. exchanged: views that rank r takes from the videos of rank
-    (r + 1) % world, so that a video's views meet different batch statistics.
+    (r + 1) % world, so that a video's views meet different batch statistics. sampling: the
+    `clip.sampling` whose views alone mean what the method takes them for; empty: any.
     """
 
     number: int
     exchanged: tuple[int, ...] = ()
+    sampling: str = ""
 
 
 class Method(nn.Module):
@@ -119,3 +121,10 @@ def check_choices(config: object) -> None:
         if choices and value not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise ValueError(f"{field.name}: {value!r} is not one of {listed}")
+
+
+def check_counts(config: object, *names: str) -> None:
+    """Raises ValueError where one of these fields is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} must be 1 or more")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.batchnorm import check_sync, sync_batch_norm
 from models.diagnostics import feature_std, pair_figures
 from models.heads import batch_norm_head, unit
-from models.methods._method import Method, Objective, ViewNeeds, check_choices
+from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
 from models.ops import nt_xent
 
 # B videos, T frames, D embedding dimensions
@@ -46,9 +46,7 @@ class Config:
                 f"hidden_layers: {self.hidden_layers} is outside 0 to {MOST_HIDDEN_LAYERS}; "
                 "3 in the code"
             )
-        for name in ("dim", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
+        check_counts(self, "dim", "hidden_dim")
         if self.temperature <= 0:
             raise ValueError(f"temperature: {self.temperature} must be above 0; 0.1 in the code")
 

@@ -21,7 +21,7 @@ from models.frame_order import FrameOrder, OrderLabel, OrderNorm, check_frames, 
 from models.gather import gather
 from models.heads import projection_head, unit
 from models.keys import KeySide, Protection, check_groups
-from models.methods._method import Method, Objective, ViewNeeds, check_choices
+from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
 from models.momentum import momentum_twin, momentum_update
 from models.ops import info_nce
 from models.queue import FeatureQueue
@@ -72,6 +72,7 @@ class Config:
         check_choices(self)
         if self.segments < 1:
             raise ValueError(f"segments: {self.segments} must be 1 or more; 3 in the code")
+        check_counts(self, "dim")
         if not 0 < self.momentum <= 1:
             raise ValueError(f"momentum: {self.momentum} is outside (0, 1]")
         for name in ("temperature", "intra_temperature"):
@@ -161,7 +162,7 @@ class VCLR(Method):
         self.key_side = KeySide(config.key_batch_norm, config.split_groups)
         views = 2 * config.segments + 1
         key_views = tuple(range(config.segments, views)) if self.key_side.exchanges else ()
-        self.views = ViewNeeds(views, exchanged=key_views)
+        self.views = ViewNeeds(views, exchanged=key_views, sampling="segments")
         self.query = self.key_side.convert(Encoder(backbone, config))
         self.key = momentum_twin(self.query)
         self.queues = _queues(config)

@@ -23,7 +23,7 @@ from models.gather import gather
 from models.generator import FrameScorer
 from models.heads import projection_head, unit
 from models.keys import KeySide, Protection, check_groups
-from models.methods._method import Method, Objective, ViewNeeds, check_choices
+from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
 from models.momentum import momentum_twin, momentum_update
 from models.ops import info_nce
 from models.queue import FeatureQueue
@@ -62,6 +62,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_counts(self, "dim")
         for name, above in (("momentum", 0.0), ("decay", 0.0), ("drop_fraction", 0.0)):
             value = getattr(self, name)
             if not above < value <= 1:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import multiprocessing as mp
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -64,6 +65,11 @@ def work(rank: int, folder: str) -> None:
     assert world_size() == WORLD
     assert gather(torch.tensor([[rank, 5]])).tolist() == [[0, 5], [1, 5]]
     assert from_next_rank(torch.tensor([rank, 5])).tolist() == [(rank + 1) % WORLD, 5]
+    without_data = FakeTensorMode()
+    clips = torch.empty(2, 3, 4, 5).transpose(1, 3)
+    assert (
+        from_next_rank(without_data.from_tensor(clips)).stride() == from_next_rank(clips).stride()
+    )
     for case, (name, protection, options) in CASES.items():
         method = frozen_statistics(name, protection, options)
         seen = result(method, DistributedDataParallel(method), slices(rank, method))

@@ -522,6 +522,7 @@ def test_batch_without_start_frames_names_the_sampling():
             {"segments": 9, "reverse_is_order": False},
             "segments: 9 cannot be told from shuffled; take 2 to 8 or order_weight: 0",
         ),
+        ({"dim": 0}, "dim: 0 must be 1 or more"),
         ({"momentum": 0.0}, "momentum: 0.0 is outside (0, 1]"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; 0.1 in the code"),
         ({"intra_temperature": -1.0}, "intra_temperature: -1.0 must be above 0; 0.1 in the code"),

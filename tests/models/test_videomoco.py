@@ -291,6 +291,7 @@ class TestStages:
             {"generator": "adversarail"},
             "generator: 'adversarail' is not one of adversarial, random, none",
         ),
+        ({"dim": 0}, "dim: 0 must be 1 or more"),
         ({"momentum": 1.5}, "momentum: 1.5 is outside (0, 1]"),
         ({"decay": 0.0}, "decay: 0.0 is outside (0, 1]"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; 0.07 in the paper"),

@@ -277,19 +277,28 @@ def test_no_head():
 # What does not fit
 
 
-def test_a_part_is_loaded_and_the_rest_named():
+def test_missing_buffers_keep_their_values_and_are_named():
+    """Torch before 0.4.1 did not count the batches of a batch norm."""
     backbone, state = backbone_and_state("resnet18")
-    before = backbone.state_dict()["layer4.1.conv2.weight"].clone()
-    part = {name: tensor for name, tensor in state.items() if not name.startswith("layer4.1.")}
+    part = {name: tensor for name, tensor in state.items() if not name.endswith("tracked")}
     loaded = load_backbone(backbone, part)
     assert str(loaded) == (
-        "108 of 120 tensors (torchvision's names); missing, as they were before: 12: "
-        "layer4.1.conv1.weight, layer4.1.bn1.weight, layer4.1.bn1.bias, "
-        "layer4.1.bn1.running_mean ..."
+        "100 of 120 tensors (torchvision's names); missing, as they were before: 20: "
+        "bn1.num_batches_tracked, layer1.0.bn1.num_batches_tracked, "
+        "layer1.0.bn2.num_batches_tracked, layer1.1.bn1.num_batches_tracked ..."
     )
     own = backbone.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in part.items())
-    assert torch.equal(own["layer4.1.conv2.weight"], before)
+    assert own["bn1.num_batches_tracked"] == 0
+
+
+def test_a_missing_weight():
+    backbone, state = backbone_and_state("resnet18")
+    del state["layer4.1.conv2.weight"]
+    assert refused(backbone, state) == (
+        "of the backbone's 60 weights the file lacks layer4.1.conv2.weight: another network "
+        "(backbone.name)"
+    )
 
 
 def test_nothing_fits():
@@ -304,7 +313,7 @@ def test_nothing_fits():
     ("backbone", "file"),
     [("r3d_18", "r2plus1d_18"), ("mc3_18", "r3d_18"), ("resnet50", "resnet18"),
      ("slow_r50", "resnet50"), ("s3d", "slow_r50"), ("slow_r50", "slow_r101"),
-     ("r3d_18", "resnet18")],
+     ("r3d_18", "resnet18"), ("slow_r101", "slow_r50")],
 )  # fmt: skip
 def test_another_backbones_weights_are_refused(backbone, file):
     _, state = backbone_and_state(file)
@@ -325,6 +334,16 @@ def test_a_deeper_network():
     assert refused(build_backbone("slow_r50", width=2), state) == (
         "the backbone has no place for 306: layer3.10.bn1.bias, layer3.10.bn1.num_batches_tracked, "
         "layer3.10.bn1.running_mean, layer3.10.bn1.running_var ...: another network (backbone.name)"
+    )
+
+
+def test_a_shallower_network():
+    """All that it has would fit, and the rest would stay random."""
+    _, state = backbone_and_state("slow_r50")
+    assert refused(build_backbone("slow_r101", width=2), state) == (
+        "of the backbone's 312 weights the file lacks 153: layer3.6.conv1.weight, "
+        "layer3.6.bn1.weight, layer3.6.bn1.bias, layer3.6.conv2.weight ...: another network "
+        "(backbone.name)"
     )
 
 

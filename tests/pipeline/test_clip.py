@@ -10,9 +10,11 @@ from pipeline.clip import (
     ClipPlan,
     check,
     check_views,
+    frames_of_segments,
     interval_starts,
     segment_starts,
     segments,
+    span,
     training_plan,
     uniform_plan,
 )
@@ -242,6 +244,18 @@ def test_a_power_that_makes_no_distribution_is_refused(power):
         check(ClipConfig(interval_power=power))
 
 
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
+def test_the_least_length_gives_every_segment_two_starts_and_no_less_does(number, frames, stride):
+    config = ClipConfig(frames, stride, segments=number)
+
+    def fewest_starts(video_frames: int) -> int:
+        parts = segments(video_frames, number)
+        return min(end - first - span(frames, stride) + 1 for first, end in parts)
+
+    least = frames_of_segments(config)
+    assert fewest_starts(least) == 2 > fewest_starts(least - 1)
+
+
 @pytest.mark.parametrize(
     ("sampling", "views", "message"),
     [
@@ -252,8 +266,8 @@ def test_a_power_that_makes_no_distribution_is_refused(power):
         ),
         (
             "segments", 2,
-            "clip.segments: 3 make 7 views, 2 S + 1, the method takes 2 · set clip.segments or "
-            "the method's number, or use another clip.sampling",
+            "clip.segments: 3 make 7 views, 2 S + 1, the method takes 2 · give clip.segments "
+            "the number of method.segments, or use another clip.sampling",
         ),
     ],
 )  # fmt: skip

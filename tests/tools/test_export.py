@@ -37,6 +37,7 @@ def saved(tmp_path_factory) -> Callable[..., Path]:
         given = [
             "backbone.width=2",
             "data.train=/private/of/ucf.parquet",
+            "online.manifest=/private/of/val.parquet",
             "run.dir=/private/of/run",
         ]
         recipe = config.load(SMOKE, [*given, *overrides])
@@ -201,6 +202,16 @@ def features_of(source: Path, data: Path, folder: Path, *more: str) -> np.ndarra
     assert evaluate.main([str(arg) for arg in [*command, "-o", folder, "--clips", 1, *more]]) == 0
     with np.load(folder / "features_test.npz") as stored:
         return stored["feature"]
+
+
+def test_evaluation_of_weights_whose_views_differ(tiny_data, tmp_path, saved):
+    """The numbers of views are keys, which JSON makes text."""
+    path = saved("augment.views.1.blur=0.1")
+    out = tmp_path / "out"
+    assert main([str(path), "-o", str(out)]) == 0
+    plain = weights.recipe_beside(out / "model.safetensors")
+    assert config.of_checkpoint(plain, "", []).augment.views == {1: {"blur": 0.1}}
+    features_of(out / "model.safetensors", tiny_data, tmp_path / "a")
 
 
 def test_evaluation_of_exported_and_published_weights(tiny_data, tmp_path, capsys, saved):

@@ -144,6 +144,9 @@ def test_an_unknown_key_like_no_other_lists_what_there_is():
         ("run.save_every_steps=0", "run.save_every_steps and run.log_every_steps: expected at"),
         ("method.name=videomocco", "unknown method 'videomocco'; did you mean 'videomoco'?"),
         ("method.name=[1]", "method.name: "),
+        ("method.dim=0", "error: method.dim: 0 must be 1 or more · "),
+        ("method.dim=wide", "error: method.dim: Value 'wide'"),
+        ("method.decay=0", "error: method.decay: 0.0 is outside (0, 1] · "),
         ("optim.betas=[0.9]", "optim.betas: expected two numbers"),
     ],
 )

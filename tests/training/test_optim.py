@@ -120,17 +120,19 @@ def test_lars_is_the_published_algorithm():
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
     zero = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
-    bias = nn.Parameter(torch.randn(4, dtype=torch.float64))
+    bias, scale = (nn.Parameter(torch.randn(4, dtype=torch.float64)) for _ in range(2))
+    decays = [0.1, 0.1, 0.7, 0.0]
     optimizer = LARS(
         [
             {"params": [kernel, zero], "weight_decay": 0.1},
-            {"params": [bias], "weight_decay": 0.7},  # one dimension: not decayed, not scaled
+            {"params": [bias], "weight_decay": 0.7},  # one dimension: decayed, never scaled
+            {"params": [scale], "weight_decay": 0.0},
         ],
         lr=0.3,
         momentum=0.9,
         trust=0.02,
     )
-    parameters = [kernel, zero, bias]
+    parameters = [kernel, zero, bias, scale]
     weights = [p.detach().numpy().copy() for p in parameters]
     velocities = [np.zeros(w.shape) for w in weights]
     for step in range(5):
@@ -141,9 +143,9 @@ def test_lars_is_the_published_algorithm():
         set_lr(optimizer, lr)
         optimizer.step()
         for i, (w, v, g) in enumerate(zip(weights, velocities, gradients, strict=True)):
-            options = {"momentum": 0.9, "weight_decay": 0.1, "trust": 0.02}
+            options = {"momentum": 0.9, "weight_decay": decays[i], "trust": 0.02}
             scaled = oracles.lars_velocity(v, w, g.numpy(), **options)
-            velocities[i] = scaled if w.ndim > 1 else 0.9 * v + g.numpy()
+            velocities[i] = scaled if w.ndim > 1 else 0.9 * v + g.numpy() + decays[i] * w
             w -= lr * velocities[i]
     for p, expected in zip(parameters, weights, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12)

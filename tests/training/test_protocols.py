@@ -69,6 +69,11 @@ def test_recall_among_the_videos_of_one_set_is_that_of_a_loop(seed, videos, unla
     assert protocols.recall_among(own) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("labels", [[], [3], [-1, -1], [-1, 2]])
+def test_fewer_than_two_labelled_videos_have_no_recall(labels):
+    assert protocols.recall_among(features(torch.ones(len(labels), 2), labels)) == {}
+
+
 def test_a_copy_of_a_video_is_an_answer_and_the_video_itself_is_none():
     one = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     assert protocols.recall_among(features(one, [0, 0, 1]), (1,)) == {"R@1": pytest.approx(2 / 3)}

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import DataConfig, Manifest
+from models import batchnorm, gather, keys
+from pipeline import Batch, DataConfig, DataError, Manifest
+from tests import runs
 from tests.runs import SMOKE
 from training import config, stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig
 from training.distributed import Process
+from training.dry_run import saved_bytes
 from training.errors import CheckpointError, ConfigError
 
 ONE_STAGE = config.load(SMOKE, [])
-ALONE = Process(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
+ALONE = Process(0, 1, CPU)
 
 
 def schedule(*overrides: str, videos: int = 10) -> list[stages.Stage]:
@@ -149,3 +154,84 @@ def test_batches_go_on_where_the_last_stage_stopped(tiny_data):
             seen += batch.index.tolist()
     epochs = [sorted(seen[start : start + 10]) for start in range(0, 40, 10)]
     assert epochs == [list(range(10))] * 4
+
+
+# Clips that the method can use
+
+
+def loader_of(data: Path, *overrides: str, recipe: str = "vclr") -> list[str]:
+    """What is said where the loader of a method's first stage is built."""
+    said: list[str] = []
+    first, *_ = stages.plan(config.load(runs.tiny_recipe(recipe), list(overrides)), 10)
+    method, _ = stages.build(first, ALONE)
+    stages.training_loader(first, Manifest.read(data), method, ALONE, say=said.append)
+    return said
+
+
+@pytest.mark.parametrize("sampling", ["same", "random", "interval"])
+def test_a_method_of_segments_refuses_other_clips(tiny_data, sampling):
+    with pytest.raises(ConfigError) as error:
+        loader_of(tiny_data, f"clip.sampling={sampling}")
+    assert str(error.value) == (
+        f"error: clip.sampling: {sampling} does not give the views of vclr · set "
+        "clip.sampling=segments"
+    )
+
+
+def test_segments_are_of_one_number(tiny_data):
+    with pytest.raises(ValueError, match=r"clip\.segments: 2 make 5 .* of method\.segments"):
+        loader_of(tiny_data, "clip.segments=2")
+
+
+def test_other_methods_take_any_clips(tiny_data):
+    for sampling in ("same", "random", "interval"):
+        assert loader_of(tiny_data, f"clip.sampling={sampling}", recipe="videomoco") == []
+
+
+def test_videos_too_short_for_their_segments(tiny_data):
+    """The ten videos have 12 to 21 frames."""
+    assert loader_of(tiny_data, "clip.frames=2") == []  # 3 x (3 + 1) = 12
+    (line,) = loader_of(tiny_data, "clip.frames=3")  # 3 x (5 + 1) = 18
+    assert line == (
+        "6 of 10 videos are shorter than the 18 frames that 3 segments for clips of 3 frames "
+        "need: their segments overlap (clip.segments, clip.frames, clip.stride)"
+    )
+    with pytest.raises(DataError) as error:
+        loader_of(tiny_data, "clip.frames=4")  # 3 x (7 + 1) = 24
+    assert str(error.value) == (
+        "error: all 10 videos are shorter than the 24 frames that 3 segments for clips of 4 "
+        f"frames need · {tiny_data} · lower clip.segments, clip.frames or clip.stride"
+    )
+
+
+# What a dry run computes without data
+
+
+def kept(batch: Batch, device: torch.device, *overrides: str, recipe: str = "vclr") -> int:
+    stage, *_ = stages.plan(config.load(runs.tiny_recipe(recipe), list(overrides)), 10)
+    return saved_bytes(stage, batch, device)
+
+
+def some_batch(views: int, frames: int = 1) -> Batch:
+    clips = tuple(torch.zeros(4, 3, frames, 16, 16) for _ in range(views))
+    starts = torch.zeros(4, views, dtype=torch.int64)
+    return Batch(views=clips, label=torch.arange(4), index=torch.arange(4), start_frames=starts)
+
+
+def test_memory_of_one_rank_of_several_is_found_without_the_others(monkeypatch):
+    """No other rank is there to answer: a collective would fail."""
+    alone = kept(some_batch(7), CPU, "method.key_batch_norm=plain")
+    for module in (gather, keys, batchnorm):
+        monkeypatch.setattr(module, "world_size", lambda: 2)
+    monkeypatch.setattr(keys, "rank", lambda: 0)
+    assert kept(some_batch(7), CPU, "method.key_batch_norm=exchange") == pytest.approx(alone, 0.01)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("batch_norm", ["plain", "sync"])
+def test_memory_of_a_rank_with_a_gpu(monkeypatch, batch_norm):
+    cpu = kept(some_batch(2, 4), CPU, "method.batch_norm=plain", recipe="cvrl")
+    monkeypatch.setattr(batchnorm, "world_size", lambda: 2)
+    option = f"method.batch_norm={batch_norm}"
+    on_gpu = kept(some_batch(2, 4), torch.device("cuda"), option, recipe="cvrl")
+    assert on_gpu == pytest.approx(cpu, rel=0.2)

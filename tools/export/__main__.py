@@ -108,7 +108,7 @@ def facts_of(
     plain = recipe.plain()
     # Where things lay on the machine that trained is nobody's business.
     plain["run"]["dir"] = ""
-    for part, key in (("data", "train"), ("backbone", "weights")):
+    for part, key in (("data", "train"), ("backbone", "weights"), ("online", "manifest")):
         plain[part][key] = Path(plain[part][key]).name
     return {
         "backbone": recipe.backbone.network(),
