@@ -201,11 +201,10 @@ def info_nce(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `models.ops.reference.info_nce`, in three launches."""
     query, key, queue = query.contiguous(), key.contiguous(), queue.contiguous()
-    (batch, dim), slots, positives = query.shape, len(queue), key.shape[1]
+    (batch, dim), slots = query.shape, len(queue)
     cut = cut or tiles(
         batch, slots, dim, itemsize=queue.element_size(), processors=launch.processors(query.device)
     )
-    block_dim = max(16, triton.next_power_of_2(dim))
     # The parts' means are rounded as the keys are that they are means of.
     mean = torch.empty(cut.parts, batch, dim, dtype=queue.dtype, device=query.device)
     log_mass = torch.empty(cut.parts, batch, dtype=torch.float32, device=query.device)
@@ -232,10 +231,19 @@ def info_nce(
         PRECISION=launch.precision(),
         BLOCK_B=cut.queries,
         BLOCK_K=cut.keys,
-        BLOCK_D=block_dim,
+        BLOCK_D=_block(dim),
         num_warps=cut.warps,
         num_stages=cut.stages,
     )
+    return _join(query, key, mean, log_mass, temperature)
+
+
+def _join(
+    query: Tensor, key: Tensor, mean: Tensor, log_mass: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, gradient and pull from what each part of the queue gave: mean [S, B, D], log2 mass."""
+    (parts, batch, dim), positives = mean.shape, key.shape[1]
+    block_dim = _block(dim)
     loss = torch.empty(batch, dtype=torch.float32, device=query.device)
     gradient = torch.empty(batch, dim, dtype=torch.float32, device=query.device)
     pull = torch.empty(batch, positives, dtype=torch.float32, device=query.device)
@@ -249,13 +257,18 @@ def info_nce(
         pull,
         batch,
         positives,
-        cut.parts,
+        parts,
         temperature,
         D=dim,
-        BLOCK_S=max(1, min(triton.next_power_of_2(cut.parts), 8192 // block_dim)),
+        BLOCK_S=max(1, min(triton.next_power_of_2(parts), 8192 // block_dim)),
         BLOCK_D=block_dim,
     )
     return loss.sum(), gradient, pull
+
+
+def _block(dim: int) -> int:
+    """Triton's blocks are powers of 2, and 16 the least of a product."""
+    return max(16, triton.next_power_of_2(dim))
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
