@@ -36,7 +36,7 @@ def conditions() -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "load_at_start": round(LOAD_AT_START, 2),
         "threading": {name: os.environ.get(name, "") for name in THREADING},
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         **_of_torch(),
