@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -18,6 +21,19 @@ def never_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def eager_and_replayed(function: Callable[[], T]) -> tuple[T, T]:
+    """What `function` gives as it is, never waiting, and replayed from a CUDA graph."""
+    function()  # compiles the kernels, which waits
+    with never_waiting():
+        eager = function()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = function()
+    graph.replay()
+    torch.cuda.synchronize()
+    return eager, replayed
 
 
 class NoHostRead(TorchDispatchMode):

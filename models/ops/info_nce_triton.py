@@ -231,7 +231,7 @@ def info_nce(
         PRECISION=launch.precision(),
         BLOCK_B=cut.queries,
         BLOCK_K=cut.keys,
-        BLOCK_D=_block(dim),
+        BLOCK_D=launch.block_dim(dim),
         num_warps=cut.warps,
         num_stages=cut.stages,
     )
@@ -243,7 +243,7 @@ def _join(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, gradient and pull from what each part of the queue gave: mean [S, B, D], log2 mass."""
     (parts, batch, dim), positives = mean.shape, key.shape[1]
-    block_dim = _block(dim)
+    block_dim = launch.block_dim(dim)
     loss = torch.empty(batch, dtype=torch.float32, device=query.device)
     gradient = torch.empty(batch, dim, dtype=torch.float32, device=query.device)
     pull = torch.empty(batch, positives, dtype=torch.float32, device=query.device)
@@ -264,11 +264,6 @@ def _join(
         BLOCK_D=block_dim,
     )
     return loss.sum(), gradient, pull
-
-
-def _block(dim: int) -> int:
-    """Triton's blocks are powers of 2, and 16 the least of a product."""
-    return max(16, triton.next_power_of_2(dim))
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:

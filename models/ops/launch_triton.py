@@ -79,6 +79,11 @@ def tiles(cut: Cut, batch: int, slots: int, *, most_parts: int, processors: int)
     )
 
 
+def block_dim(dim: int) -> int:
+    """Triton's blocks are powers of 2, and 16 the least of a product."""
+    return max(16, triton.next_power_of_2(dim))
+
+
 @cache
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU."""

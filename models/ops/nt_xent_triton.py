@@ -258,7 +258,7 @@ def nt_xent(
         itemsize=rows.element_size(),
         processors=launch.processors(rows.device),
     )
-    block_dim = max(16, triton.next_power_of_2(dim))
+    block_dim = launch.block_dim(dim)
     parts = torch.empty(cut.parts, count, dtype=torch.float32, device=rows.device)
     _mass_kernel[(triton.cdiv(count, cut.queries), cut.parts)](
         rows,
@@ -318,7 +318,7 @@ def gradient(
         itemsize=rows.element_size(),
         processors=launch.processors(rows.device),
     )
-    block_dim = max(16, triton.next_power_of_2(dim))
+    block_dim = launch.block_dim(dim)
     parts = torch.empty(cut.parts, count, dim, dtype=torch.float32, device=rows.device)
     _attract_kernel[(triton.cdiv(count, cut.queries), cut.parts)](
         rows,

@@ -7,7 +7,7 @@ import torch
 from models.ops import info_nce
 from models.ops.info_nce import _info_nce
 from models.ops.reference import info_nce as reference
-from tests.cuda import never_waiting
+from tests.cuda import eager_and_replayed, never_waiting
 from tests.models.contrast import CASES, assert_as_exact_as_plain_torch, problem, truth
 from tests.models.memory import LargestTensor
 
@@ -210,14 +210,7 @@ class TestAutograd:
     @needs_cuda
     def test_captured_in_a_cuda_graph(self):
         given = problem((64, 4096, 128), case="age and ids", queue_dtype=torch.bfloat16).to("cuda")
-        loss_and_gradients(given, unit=True)  # compiles the kernels, which waits
-        with never_waiting():
-            expected = loss_and_gradients(given, unit=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            actual = loss_and_gradients(given, unit=True)
-        graph.replay()
-        torch.cuda.synchronize()
+        expected, actual = eager_and_replayed(lambda: loss_and_gradients(given, unit=True))
         for got, wanted in zip(actual, expected, strict=True):
             assert torch.equal(got, wanted)
 

@@ -7,7 +7,7 @@ import torch
 from models.ops import nt_xent
 from models.ops.nt_xent import _gradient, _nt_xent
 from models.ops.reference import nt_xent as reference
-from tests.cuda import never_waiting
+from tests.cuda import eager_and_replayed
 from tests.models.memory import LargestTensor
 from tests.models.pairs import assert_as_exact_as_plain_torch, by_ranks, pair, truth
 
@@ -186,14 +186,7 @@ class TestAutograd:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_captured_in_a_cuda_graph(self, dtype):
         given = pair((64, 128), dtype=dtype).to("cuda")
-        loss_and_gradients(given, unit=True)  # compiles the kernels, which waits
-        with never_waiting():
-            expected = loss_and_gradients(given, unit=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            actual = loss_and_gradients(given, unit=True)
-        graph.replay()
-        torch.cuda.synchronize()
+        expected, actual = eager_and_replayed(lambda: loss_and_gradients(given, unit=True))
         for got, wanted in zip(actual, expected, strict=True):
             assert torch.equal(got, wanted)
 

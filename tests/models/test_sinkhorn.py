@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 from models.ops import sinkhorn, sinkhorn_triton
 from models.ops.reference import sinkhorn as reference
 from models.ops.sinkhorn import _sinkhorn
-from tests.cuda import NoHostRead, never_waiting
+from tests.cuda import NoHostRead, eager_and_replayed
 from tests.models.memory import LargestTensor
 from tests.models.prototypes import (
     SHAPES,
@@ -178,14 +178,7 @@ def test_long_rows_are_left_to_plain_torch():
 @pytest.mark.parametrize("queue", [0, 1920])
 def test_captured_in_a_cuda_graph(queue):
     given = scores((64, 300, 128), queue=queue).to("cuda")
-    run(given)  # compiles the kernels, which waits
-    with never_waiting():
-        expected = run(given)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        actual = run(given)
-    graph.replay()
-    torch.cuda.synchronize()
+    expected, actual = eager_and_replayed(lambda: run(given))
     assert torch.equal(actual, expected)
 
 

@@ -10,7 +10,7 @@ from models.ops import swapped_prediction, swapped_prediction_triton
 from models.ops.reference import swapped_prediction as reference
 from models.ops.swapped_prediction import _gradient, _swapped_prediction
 from tests.ahead_of_time import launches
-from tests.cuda import NoHostRead, never_waiting
+from tests.cuda import NoHostRead, eager_and_replayed
 from tests.models.memory import LargestTensor
 from tests.models.prototypes import (
     SHAPES,
@@ -199,14 +199,7 @@ class TestAutograd:
     @needs_cuda
     def test_captured_in_a_cuda_graph(self):
         given = problem((64, 300, 128), views=3).to("cuda")
-        loss_and_gradients(given)  # compiles the kernels, which waits
-        with never_waiting():
-            expected = loss_and_gradients(given)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            actual = loss_and_gradients(given)
-        graph.replay()
-        torch.cuda.synchronize()
+        expected, actual = eager_and_replayed(lambda: loss_and_gradients(given))
         for got, wanted in zip(actual, expected, strict=True):
             assert torch.equal(got, wanted)
 

