@@ -80,6 +80,10 @@ def test_a_copy_of_a_video_is_an_answer_and_the_video_itself_is_none():
     assert protocols.recall_among(features(one, [0, 1, 2]), (1,)) == {"R@1": 0.0}
 
 
+def test_many_copies_of_a_video_may_crowd_it_out_of_its_own_answers():
+    assert protocols.recall_among(features([[1.0, 0.0]] * 8, [0] * 8), (1,)) == {"R@1": 1.0}
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_nearest_in_chunks_is_the_order_of_a_loop(monkeypatch, chunk):
     monkeypatch.setattr(protocols, "CHUNK", chunk)
