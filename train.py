@@ -23,7 +23,7 @@ from training import config, distributed, errors, stages
 from training.distributed import Process, StopSignal
 from training.dry_run import dry_run
 from training.online import OnlineRetrieval
-from training.resume import StageState, resume
+from training.resume import StageState, flow_of_run, resume
 from training.runlog import Journal, RunFolder, environment
 from training.staging import staged
 from training.step import build_step
@@ -97,8 +97,9 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
                 stage, manifest, method, process, quarantine.note, say=folder.say
             )
             under_way = StageState(
-                stage, method, optimizer, process, folder, recipe.plain(), manifest, run_ends=last
-            )
+                stage, method, optimizer, process, folder, recipe.plain(), manifest, run_ends=last,
+                flow=flow_of_run(state, loader),
+            )  # fmt: skip
             step = train(under_way, max(stage.first_step, first), loader, journal, stop)
             state = under_way.checkpoint(step)
             if stop.seen and step < last:
@@ -118,7 +119,14 @@ def train(
     online = OnlineRetrieval(stage, process, say=under_way.folder.say)
     batches = loader.batches(number - stage.first_step, stage.last_step - stage.first_step)
     for batch in staged(batches, process.device):
-        scalars = step(batch, number=number, lr=stage.lr(number), seed=run.seed)
+        scalars = step(
+            batch,
+            number=number,
+            lr=stage.lr(number),
+            seed=run.seed,
+            epoch=stage.epoch(number),
+            samples=stage.samples(number),
+        )
         number += 1
         if online.is_due(number):
             scalars |= online.measure(under_way.method.encoder())

@@ -4,6 +4,7 @@ backbones/   clip [B, 3, T, H, W] -> feature [B, D]
 methods/     one file per published method: views -> objectives
 ops/         losses as functions; no state
 queue, momentum, keys, heads, batchnorm, gather, diagnostics: what methods share
+streams: flow as the input of a network of pictures
 weights, layouts: state dicts of others into a backbone, by their names
 """
 
@@ -16,6 +17,7 @@ from models.backbones import BACKBONES
 from models.lookup import unknown
 from models.methods import load, names
 from models.methods._method import Method, Objective, ViewNeeds
+from models.streams import three_channels
 
 __all__ = [
     "Method",
@@ -25,6 +27,7 @@ __all__ = [
     "build_method",
     "method_config",
     "names",
+    "three_channels",
 ]
 
 

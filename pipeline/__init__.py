@@ -14,8 +14,10 @@ A clip meets these modules in this order:
     decode       bytes + frame numbers -> pictures
     sample       all of the above for one sample: the host stage, run in worker processes
     workers      the host stage in processes of its own, watched
-    graph        the DALI graph: pictures + draws -> views
-    loader       workers and lanes, joined in order
+    graph        the DALI graph: pictures + draws -> views, and their luma where flow is wanted
+    flow         luma -> optical flow -> flow views
+    stream       workers and lanes, joined in order
+    loader       streams and flow -> batches
     batch        what leaves the pipeline
     quarantine   the list of damaged videos, and its budget
 """
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.batch import Batch
     from pipeline.clip import ClipConfig
     from pipeline.errors import BadVideo, DataError
+    from pipeline.flow.config import FlowConfig
     from pipeline.loader import DataConfig, Place, build_evaluation_loader, build_loader
     from pipeline.manifest import Manifest
 
@@ -40,6 +43,7 @@ __all__ = [
     "ClipConfig",
     "DataConfig",
     "DataError",
+    "FlowConfig",
     "Manifest",
     "Place",
     "build_evaluation_loader",
@@ -55,6 +59,7 @@ _MODULES = {
     "ClipConfig": "clip",
     "DataConfig": "loader",
     "DataError": "errors",
+    "FlowConfig": "flow.config",
     "Manifest": "manifest",
     "Place": "loader",
     "build_evaluation_loader": "loader",

@@ -14,6 +14,8 @@ from torch import Tensor
 class Batch:
     """views: each [B, C, T, H, W] float; flow: likewise or None; label, index: [B] int64.
 
+    flow is of the views that the loader was asked the flow of, in that order: of every frame to the
+    next one in the video, [B, 2, T, H, W] pixels right and down, or [B, 3, T, H, W] as an image.
     `index` is the video's row in the manifest, `label` its class or -1. start_frames: [B, V] int64,
     the number in its video of the first frame of each of the V views of a sample, in order; also
     of those that this process leaves to another. Raises ValueError naming the field that has

@@ -7,7 +7,7 @@ clip is frame n modulo the video's length.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -18,7 +18,7 @@ from pipeline.interval import distance
 
 @dataclass
 class ClipConfig:
-    frames: int = 16  # frames in a clip
+    frames: int = 16  # frames in a clip; for flow one more is decoded
     stride: int = 1  # distance of two neighbouring frames of a clip, in frames of the video
     # same: all views show one clip (VideoMoCo); random: each view is its own random clip;
     # interval: two clips some way apart (CVRL); segments: clips all along the video (VCLR)
@@ -57,6 +57,14 @@ def span(frames: int, stride: int) -> int:
 def clip_at(start: int, config: ClipConfig, video_frames: int) -> np.ndarray:
     """Frame numbers [T] of the clip that starts at `start`, looped at the video's end."""
     return (start + np.arange(config.frames) * config.stride) % video_frames
+
+
+def with_next_frame(config: ClipConfig) -> ClipConfig:
+    """The clip of one more frame: what flow from every frame of a clip to the next is made of.
+
+    So even a clip of one frame has a flow.
+    """
+    return replace(config, frames=config.frames + 1)
 
 
 def training_plan(

@@ -47,11 +47,44 @@ def decode_frames(video: Video, frames: np.ndarray, *, timeout_seconds: float) -
     numbers = [video.first_frame + n for n in frames.tolist()]
     wanted = set(numbers)
     check_file(video.path)
-    try:
+    with _damage_told(video):
         found = _by_seek(video, sorted(wanted), clock) if _can_seek(video, wanted) else None
         if found is None:
             with open_video(video.path, offset=video.offset, size=video.size) as container:
                 found = _collect(clock.watch(decode_linear(container)), wanted, video)
+    if missing := wanted - found.keys():
+        raise _not_there(min(missing), video)
+    return np.stack([found[n] for n in numbers])
+
+
+def every_frame(video: Video, *, stride: int = 1) -> Iterator[np.ndarray]:
+    """Pictures [H, W, 3] uint8 RGB of frames 0, stride, 2 stride, ..., upright, one at a time.
+
+    Raises as `decode_frames` does, but for the time, which is the caller's as well.
+    """
+    wanted = range(video.first_frame, video.first_frame + video.frames, stride)
+    check_file(video.path)
+    coming = iter(wanted)
+    following = next(coming)
+    with (
+        _damage_told(video),
+        open_video(video.path, offset=video.offset, size=video.size) as container,
+    ):
+        for number, frame in decode_linear(container):
+            if number != following:
+                continue
+            yield _upright(frame, video)
+            following = next(coming, None)
+            if following is None:
+                return
+    raise _not_there(following, video)
+
+
+@contextlib.contextmanager
+def _damage_told(video: Video) -> Iterator[None]:
+    """What decoding raises becomes a BadVideo."""
+    try:
+        yield
     except BadVideo:
         raise
     except OSError as error:
@@ -60,10 +93,11 @@ def decode_frames(video: Video, frames: np.ndarray, *, timeout_seconds: float) -
         ) from error
     except Exception as error:  # PyAV raises IndexError, MemoryError and others on damage, too
         raise BadVideo("E-CORRUPT", _reason(error), video.path, "re-encode or remove it") from error
-    if missing := wanted - found.keys():
-        what = f"frame {min(missing) - video.first_frame} of {video.frames} does not decode"
-        raise BadVideo("E-TRUNCATED", what, video.path, "download it again, or index again")
-    return np.stack([found[n] for n in numbers])
+
+
+def _not_there(number: int, video: Video) -> BadVideo:
+    what = f"frame {number - video.first_frame} of {video.frames} does not decode"
+    return BadVideo("E-TRUNCATED", what, video.path, "download it again, or index again")
 
 
 def read_bytes(video: Video) -> np.ndarray:

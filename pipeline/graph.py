@@ -4,6 +4,9 @@
     nvdec: bytes -> fn.decoders.video ─────────┴─ rows -> resize (region) -> colour -> blur
                                      -> solarise -> mirror, normalise -> [C, T, H, W]
 
+Where flow is wanted a clip has one frame more, and what was resized goes two ways: all of it is
+mirrored as luma [T+1, H, W], all but the last frame becomes the view.
+
 The graph holds no state and draws nothing: every parameter is an input. Operators that a view
 never uses are not built.
 """
@@ -27,7 +30,10 @@ MAX_BLUR_WINDOW = 23
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What a graph is built for. device: torch's name, "cpu" or "cuda:0"; augments: per view."""
+    """What a graph is built for. device: torch's name, "cpu" or "cuda:0"; augments: per view.
+
+    next_frame: tracks have one frame more than views. lumas: views whose luma comes out, too.
+    """
 
     kind: str
     device: str
@@ -37,6 +43,8 @@ class GraphSpec:
     batch: int  # most tracks in one run
     threads: int
     depth: int  # runs in flight
+    next_frame: bool = False
+    lumas: tuple[int, ...] = ()
 
     def operators(self, view: int) -> set[str]:
         """Those of color, mean (of contrast about it), blur and solarize that a view needs."""
@@ -64,10 +72,11 @@ class Lane:
             self.pipe.feed_input(name, data)
         self.pipe.schedule_run()
 
-    def collect(self) -> list[Tensor]:
-        """Views of the oldest run: for each a new tensor [tracks, C, T, H, W] on the device.
+    def collect(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Views and lumas of the oldest run, new tensors on the device.
 
-        Raises DataError when the decoder inside the graph fails, after which the lane is of no use.
+        Each view is [tracks, C, T, H, W] float32, each luma [tracks, T+1, H, W] uint8. Raises
+        DataError when the decoder inside the graph fails, after which the lane is of no use.
         """
         on_gpu = self.spec.device != "cpu"
         stream = torch.cuda.current_stream(self.spec.device) if on_gpu else None
@@ -80,9 +89,10 @@ class Lane:
                 f"error: the decoder of the graph failed · {_reason(error)} · run python -m "
                 "tools.index again, or use data.decoder=ffmpeg, which replaces damaged videos"
             ) from error
-        views = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
+        tensors = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
         self.pipe.release_outputs()
-        return views
+        views = len(self.spec.augments)
+        return tensors[:views], [luma.squeeze(-1) for luma in tensors[views:]]
 
 
 def _reason(error: RuntimeError) -> str:
@@ -106,7 +116,9 @@ def _build(spec: GraphSpec) -> Pipeline:
         pictures = _pictures(spec)
         if on_gpu:
             pictures = pictures.gpu()
-        pipe.set_outputs(*[_view(spec, pictures, view) for view in range(len(spec.augments))])
+        made = [_view(spec, pictures, view) for view in range(len(spec.augments))]
+        lumas = [luma for _, luma in made if luma is not None]
+        pipe.set_outputs(*[view for view, _ in made], *lumas)
     pipe.build()
     return pipe
 
@@ -125,6 +137,8 @@ def _pictures(spec: GraphSpec):
 
 
 def _view(spec: GraphSpec, pictures, view: int):
+    """A view, and its luma or None."""
+
     def parameter(name: str, dtype, ndim: int):
         return fn.external_source(name=f"{name}_{view}", dtype=dtype, ndim=ndim)
 
@@ -139,6 +153,10 @@ def _view(spec: GraphSpec, pictures, view: int):
         interp_type=types.INTERP_LINEAR,
         antialias=True,
     )
+    mirror, luma = parameter("mirror", types.INT32, 0), None
+    if view in spec.lumas:
+        grey = fn.color_space_conversion(clip, image_type=types.RGB, output_type=types.GRAY)
+        luma, clip = fn.flip(grey, horizontal=mirror), clip[:-1]
     if "color" in operators:
         matrix, offset = parameter("matrix", types.FLOAT, 2), parameter("offset", types.FLOAT, 1)
         if "mean" in operators:
@@ -151,14 +169,15 @@ def _view(spec: GraphSpec, pictures, view: int):
         clip = fn.gaussian_blur(clip, sigma=sigma, window_size=window)
     if "solarize" in operators:
         clip = _solarized(spec, clip, parameter("solarize", types.INT32, 0))
-    return fn.crop_mirror_normalize(
+    view = fn.crop_mirror_normalize(
         clip,
-        mirror=parameter("mirror", types.INT32, 0),
+        mirror=mirror,
         mean=[255 * m for m in config.mean],
         std=[255 * s for s in config.std],
         dtype=types.FLOAT,
         output_layout="CFHW",
     )
+    return view, luma
 
 
 def _colored(clip, matrix, offset, mean_matrix):
@@ -187,7 +206,9 @@ def _inputs(spec: GraphSpec, tracks: list[Track]) -> dict:
             # DALI turns counter-clockwise, the manifest says clockwise.
             inputs["angle"] = np.array([-track.rotation for track in tracks], dtype=np.float32)
     for view in range(len(spec.augments)):
-        inputs[f"rows_{view}"] = np.stack([track.rows[view] for track in tracks])
+        rows = np.stack([track.rows[view] for track in tracks])
+        unused = spec.next_frame and view not in spec.lumas
+        inputs[f"rows_{view}"] = np.ascontiguousarray(rows[:, :-1]) if unused else rows
         draws = [track.draws[view] for track in tracks]
         named = _parameters(spec.operators(view), draws)
         inputs |= {f"{name}_{view}": data for name, data in named.items()}

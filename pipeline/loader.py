@@ -1,30 +1,32 @@
-"""From samples to batches: worker processes, lanes, and their joining in order.
+"""From samples to batches: streams of rendered views, their flow, and their joining in order.
 
-    sampler (step numbers) -> workers (host stage) -> lanes (graphs) -> Batch
+    sampler (step numbers) -> workers (host stage) -> lanes (graphs) ( -> flow) -> Batch
 
-Steps k+1, k+2, ... are in the workers and in the lanes while step k trains. The loader has no
-state: `batches(first, last)` starts anywhere at once.
+Steps k+1, k+2, ... are in the workers, in the lanes and at the flow while step k trains. The
+loader has no state: `batches(first, last)` starts anywhere at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.augment import AugmentConfig, of_views
 from pipeline.batch import Batch
-from pipeline.clip import ClipConfig, check_views
+from pipeline.clip import ClipConfig, check_views, with_next_frame
 from pipeline.errors import DataError
+from pipeline.flow.beside import with_flow
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.views import FlowViews, Luma
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
 from pipeline.shards.check import require_shards
-from pipeline.workers import host_batches
+from pipeline.stream import Rendered, Stream
 
 NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "av1", "mjpeg"}
 
@@ -38,7 +40,7 @@ class DataConfig:
     lanes: int = 1  # graphs working side by side in each process
     workers: int = 2  # processes that read and decode, for each training process; 0: in line
     prefetch_batches: int = 2  # batches ready ahead in each worker and in each lane
-    threads: int = 1  # CPU threads of each lane
+    threads: int = 1  # CPU threads of each lane, and of optical flow by flow.operator: dis
     decode_timeout_seconds: float = 30.0  # longest time for one video
     max_bad_fraction: float = 0.01  # stop when more of the videos turn out damaged
 
@@ -65,91 +67,55 @@ def choose_decoder(asked: str, device: str, codecs: set[str]) -> tuple[str, str]
     return "nvdec", "the GPU decodes every codec of this data set"
 
 
-class Stream:
-    """Some views of some places of the batch, rendered by one or more lanes side by side."""
-
-    def __init__(self, stage: torch.utils.data.Dataset, lanes: list, data: DataConfig):
-        self.stage, self.lanes, self.data = stage, lanes, data
-
-    def run(self, steps: range) -> Iterator[tuple[list[Tensor], HostBatch]]:
-        """Views (each [B, C, T, H, W]) and host batch of every step, in order."""
-        waiting: deque[HostBatch] = deque()
-        batches = host_batches(
-            self.stage,
-            steps,
-            workers=self.data.workers,
-            ahead=self.data.prefetch_batches,
-            decode_timeout_seconds=self.data.decode_timeout_seconds,
-        )
-        try:
-            for batch in batches:
-                self._submit(batch)
-                waiting.append(batch)
-                if len(waiting) == self.data.prefetch_batches:
-                    yield self._collect(waiting.popleft())
-            while waiting:
-                yield self._collect(waiting.popleft())
-        except GeneratorExit:
-            # The caller stopped early: what is under way must not come out of the next run.
-            while waiting:
-                self._collect(waiting.popleft())
-            raise
-
-    def _submit(self, batch: HostBatch) -> None:
-        for lane, share in self._shares(batch, batch.unpacked()):
-            lane.submit(share)
-
-    def _collect(self, batch: HostBatch) -> tuple[list[Tensor], HostBatch]:
-        parts = [lane.collect() for lane, _ in self._shares(batch, batch.tracks)]
-        views = [torch.cat(view) if len(view) > 1 else view[0] for view in zip(*parts, strict=True)]
-        return [_clips(view, len(batch.index)) for view in views], batch
-
-    def _shares(self, batch: HostBatch, tracks: list) -> list[tuple]:
-        """The tracks of each lane; a lane without work gets no run."""
-        size = len(batch.index)
-        if not size:
-            return []
-        per_sample = len(tracks) // size
-        bounds = [
-            (part[0] * per_sample, (part[-1] + 1) * per_sample) if len(part) else (0, 0)
-            for part in np.array_split(np.arange(size), len(self.lanes))
-        ]
-        shares = zip(self.lanes, bounds, strict=True)
-        return [(lane, tracks[start:end]) for lane, (start, end) in shares if end > start]
-
-
 class Loader:
     """Batches of a training run, as a pure function of the step.
 
-    noted: called with the list of damaged videos of a batch, when there are any.
+    noted: called with the list of damaged videos of a batch, when there are any. flow: makes the
+    flow of `flow_views`, in this order.
     """
 
-    def __init__(self, streams: list[Stream], device: str, noted: Callable[[list[dict]], None]):
+    def __init__(
+        self,
+        streams: list[Stream],
+        device: str,
+        noted: Callable[[list[dict]], None],
+        flow: FlowViews | None = None,
+        flow_views: tuple[int, ...] = (),
+    ):
         self.streams, self.device, self.noted = streams, device, noted
+        self.flow, self.flow_views = flow, flow_views
+        self._numbers = [view for stream in streams for view in stream.stage.views]
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of the steps in [first, last), counted from the start of the stage."""
-        runs = [stream.run(range(first, last)) for stream in self.streams]
-        for parts in zip(*runs, strict=True):
-            host = parts[0][1]
-            if bad := [entry for _, batch in parts for entry in batch.bad]:
-                self.noted(bad)
-            views = {
-                v: view
-                for (part, _), s in zip(parts, self.streams, strict=True)
-                for v, view in zip(s.stage.views, part, strict=True)
-            }
-            yield _batch(tuple(views[v] for v in sorted(views)), host, self.device)
+        with ExitStack() as stack:
+            runs = [stack.enter_context(closing(s.run(range(first, last)))) for s in self.streams]
+            steps = with_flow(zip(*runs, strict=True), self._lumas, self.flow, self.device)
+            for parts, flow in stack.enter_context(closing(steps)):
+                if bad := [entry for part in parts for entry in part.host.bad]:
+                    self.noted(bad)
+                found = [view for part in parts for view in part.views]
+                views = dict(zip(self._numbers, found, strict=True))
+                in_order = tuple(views[number] for number in sorted(views))
+                yield _batch(in_order, parts[0].host, self.device, flow)
+
+    def _lumas(self, parts: tuple[Rendered, ...]) -> list[Luma]:
+        """Of the views whose flow is wanted, whichever stream has them."""
+        numbers = [number for number in self._numbers if number in self.flow_views]
+        found = [luma for part in parts for luma in part.lumas]
+        lumas = dict(zip(numbers, found, strict=True))
+        return [lumas[number] for number in self.flow_views]
 
 
 class EvaluationLoader:
     """Every video once, in the manifest's order, its uniform clips as views; none is replaced.
 
     Of several processes each has its own groups of videos: `rank`, `rank + world`, and so on.
+    flow: makes the flow of every view.
     """
 
-    def __init__(self, stream: Stream, place: Place):
-        self.stream, self.device = stream, place.device
+    def __init__(self, stream: Stream, place: Place, flow: FlowViews | None = None):
+        self.stream, self.device, self.flow = stream, place.device, flow
         self.groups = range(place.rank, len(stream.stage), place.world)
         self.failed: list[dict] = []
 
@@ -159,10 +125,13 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Batches of the videos that decode; the others are listed in `failed`."""
         self.failed = []
-        for views, host in self.stream.run(self.groups):
-            self.failed += host.bad
-            if len(host.index):
-                yield _batch(tuple(views), host, self.device)
+        with ExitStack() as stack:
+            run = stack.enter_context(closing(self.stream.run(self.groups)))
+            groups = with_flow(run, lambda part: part.lumas, self.flow, self.device)
+            for (views, _, host), flow in stack.enter_context(closing(groups)):
+                self.failed += host.bad
+                if len(host.index):
+                    yield _batch(tuple(views), host, self.device, flow)
 
 
 def build_loader(
@@ -177,29 +146,34 @@ def build_loader(
     first_sample: int = 0,
     place: Place = Place(),
     noted: Callable[[list[dict]], None] = lambda entries: None,
+    flow: FlowConfig | None = None,
+    flow_views: tuple[int, ...] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Loader:
     """Loader of a training stage whose step 0 begins with sample `first_sample` of the run.
 
     exchanged: views that this process takes from the next process's samples (for key encoders
-    whose batch statistics must not see the query's neighbours). Raises ValueError for a batch
-    that does not divide and for recipes of another number of views, DataError for a data set
-    smaller than a batch or without its tars.
+    whose batch statistics must not see the query's neighbours). flow_views: those whose flow a
+    batch has, too, made as `flow` says; `say` is told by what and why. All views are then planned
+    one frame longer. Raises ValueError for a batch that does not divide, for recipes of another
+    number of views and for flow that cannot be made, DataError for a data set smaller than a batch
+    or without its tars.
     """
     check(data)
     check_views(clip, views)
-    augments = of_views(augment, views)
     _check_batch(manifest, data, place)
     require_shards(manifest)
-    local = data.batch_size // place.world
-    shares = {0: tuple(v for v in range(views) if v not in exchanged), 1: tuple(exchanged)}
+    augments, local = of_views(augment, views), data.batch_size // place.world
+    maker = _flow_of(flow, flow_views, augment, data, place, say)
+    kept = tuple(view for view in range(views) if view not in exchanged)
     streams = []
-    for shift, numbers in shares.items():
+    for shift, numbers in enumerate((kept, exchanged)):
         if not numbers:
             continue
         first = (place.rank + shift) % place.world * local
         stage = TrainingStage(
             manifest=manifest,
-            clip=clip,
+            clip=with_next_frame(clip) if maker else clip,
             augments=augments,
             reader=Reader(data.decode_timeout_seconds),
             seed=seed,
@@ -215,9 +189,10 @@ def build_loader(
             samples=local,
             tracks_per_sample=1 if augment.consistent else clip.frames,
             training=True,
+            lumas=_places(flow_views, numbers) if maker else None,
         )  # fmt: skip
         streams.append(Stream(stage, lanes, data))
-    return Loader(streams, place.device, noted)
+    return Loader(streams, place.device, noted, maker, flow_views)
 
 
 def build_evaluation_loader(
@@ -228,26 +203,57 @@ def build_evaluation_loader(
     data: DataConfig,
     clips: int,
     place: Place = Place(),
+    flow: FlowConfig | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> EvaluationLoader:
     """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time, in each
     process.
 
     A batch has clips x `augment.eval_crops` views: the crops of the first clip, then those of the
-    second, and so on. Raises DataError for a data set without its tars.
+    second, and so on; and the flow of each of them where `flow` says how, of which `say` is told.
+    Raises DataError for a data set without its tars, ValueError for flow that cannot be made.
     """
     check(data)
     require_shards(manifest)
     kind, _ = decoder_of(manifest, data, place.device)
     reader = Reader(data.decode_timeout_seconds)
-    stage = EvaluationStage(manifest, clip, augment, reader, clips, data.batch_size, kind)
+    views = tuple(range(clips * augment.eval_crops))
+    maker = _flow_of(flow, views if flow else (), augment, data, place, say)
+    planned = with_next_frame(clip) if maker else clip
+    stage = EvaluationStage(manifest, planned, augment, reader, clips, data.batch_size, kind)
     lanes = _lanes(
         manifest, data, place,
-        augments=(augment,) * (clips * augment.eval_crops),
+        augments=(augment,) * len(views),
         samples=data.batch_size,
         tracks_per_sample=1,
         training=False,
+        lumas=views if maker else None,
     )  # fmt: skip
-    return EvaluationLoader(Stream(stage, lanes, data), place)
+    return EvaluationLoader(Stream(stage, lanes, data), place, maker)
+
+
+def _flow_of(
+    flow: FlowConfig | None,
+    views: tuple[int, ...],
+    augment: AugmentConfig,
+    data: DataConfig,
+    place: Place,
+    say: Callable[[str], None],
+) -> FlowViews | None:
+    """What makes the flow of the views, or None where there is nothing to make."""
+    if not views:
+        return None
+    if flow is None:
+        numbers = ", ".join(map(str, views))
+        raise ValueError(f"flow: asked for of views {numbers}, and no settings for it are given")
+    maker = FlowViews(flow, augment, device=place.device, threads=data.threads)
+    say(f"flow: {maker}")
+    return maker
+
+
+def _places(views: tuple[int, ...], numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Where those of the views are that are among the numbers."""
+    return tuple(place for place, number in enumerate(numbers) if number in views)
 
 
 def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, str]:
@@ -264,6 +270,7 @@ def _lanes(
     samples: int,
     tracks_per_sample: int,
     training: bool,
+    lumas: tuple[int, ...] | None,
 ) -> list:
     # DALI is imported here so that `import pipeline` works where DALI is missing.
     from pipeline.graph import GraphSpec, Lane
@@ -278,6 +285,8 @@ def _lanes(
         batch=-(-samples // data.lanes) * tracks_per_sample,
         threads=data.threads,
         depth=data.prefetch_batches,
+        next_frame=lumas is not None,
+        lumas=lumas or (),
     )
     return [Lane(spec) for _ in range(data.lanes)]
 
@@ -306,17 +315,11 @@ def _check_batch(manifest: Manifest, data: DataConfig, place: Place) -> None:
         )
 
 
-def _batch(views: tuple[Tensor, ...], host: HostBatch, device: str) -> Batch:
+def _batch(
+    views: tuple[Tensor, ...], host: HostBatch, device: str, flow: tuple[Tensor, ...] | None
+) -> Batch:
     numbers = [torch.from_numpy(array) for array in (host.label, host.index, host.starts)]
     if device != "cpu":
         numbers = [t.pin_memory().to(device, non_blocking=True) for t in numbers]
     label, index, starts = numbers
-    return Batch(views=views, label=label, index=index, start_frames=starts)
-
-
-def _clips(tracks: Tensor, samples: int) -> Tensor:
-    """[samples x tracks each, C, T, H, W] -> [samples, C, tracks each x T, H, W]."""
-    _, c, _, h, w = tracks.shape
-    if len(tracks) == samples:
-        return tracks
-    return tracks.view(samples, -1, c, h, w).transpose(1, 2)
+    return Batch(views=views, label=label, index=index, flow=flow, start_frames=starts)

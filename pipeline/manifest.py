@@ -153,6 +153,12 @@ class Manifest:
         return self._columns["key"].to_pylist()
 
     @property
+    def contents(self) -> list[tuple[int, int, int]]:
+        """Size and crc32 of every row's bytes, and its first frame in them: equal of copies."""
+        columns = (self._columns[name].to_pylist() for name in ("size", "crc32", "first_frame"))
+        return list(zip(*columns, strict=True))
+
+    @property
     def codecs(self) -> set[str]:
         return set(self._columns["codec"].unique().to_pylist())
 

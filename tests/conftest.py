@@ -55,6 +55,30 @@ def make_data_set(folder: Path, *, videos: int = TINY_VIDEOS, labels: bool = Tru
     return path
 
 
+def make_moving_data(
+    folder: Path, motions: list[tuple[float, float]], *, size: tuple[int, int], frames: int = 12
+) -> Path:
+    """A manifest of textured videos, each with the given constant motion in pixels a frame: right,
+    down. size: (width, height).
+    """
+    from pipeline.manifest import Video, write_manifest
+    from pipeline.probe import probe
+    from tests.flow_oracles import moving, shift
+    from tests.videos import write_video
+
+    rows = []
+    for number, motion in enumerate(motions):
+        clip, _ = moving(number, size[1], size[0], shift(*motion), frames=frames)
+        path = write_video(
+            folder / f"m{number}.mp4", frames=frames, size=size,
+            pixels=lambda n, clip=clip: clip[n][..., None].repeat(3, axis=2),
+        )  # fmt: skip
+        rows.append(Video.of(probe(path), key=path.stem, path=path, label=number % 2))
+    path = folder / "moving.parquet"
+    write_manifest(path, rows, classes=["even", "odd"], options={})
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A manifest of ten small videos, for tests that leave it as it is."""

@@ -28,7 +28,8 @@ class Checkpoint:
     """State after `step` steps of the run. stage: the stage whose method this is.
 
     rank_statistics: of a run of several processes, the running statistics of batch norm of each;
-    `method` has their mean, and all else of the method is the same in every process.
+    `method` has their mean, and all else of the method is the same in every process. flow: operator
+    and encoding of the optical flow that the run was given so far; empty: none.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Checkpoint:
     versions: dict[str, str]
     world: int = 1
     rank_statistics: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    flow: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -132,7 +134,9 @@ def _parsed(encoded: bytes, path: Path) -> Checkpoint:
             f"error: not a checkpoint that loads safely · {path} · {reason}"
         ) from error
     named = {f.name for f in fields(Checkpoint)}
-    if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != named:
+    needed = named - {"flow"}  # the first of this format had none
+    is_ours = isinstance(content, dict) and content.get("format") == FORMAT
+    if not is_ours or not needed <= set(content) <= named:
         raise CheckpointError(
             f"error: not a checkpoint of this program's format {FORMAT} · {path} · weights of "
             "others go into a training by backbone.weights, into evaluate.py with --recipe"

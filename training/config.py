@@ -16,16 +16,17 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from models import method_config
-from pipeline import AugmentConfig, ClipConfig, DataConfig
+from pipeline import AugmentConfig, ClipConfig, DataConfig, FlowConfig
 from pipeline.augment import check as check_augment
 from pipeline.clip import check as check_clip
+from pipeline.flow.config import check as check_flow
 from pipeline.loader import check as check_data
 from training.errors import ConfigError
 from training.optim import OptimConfig
 from training.optim import check as check_optim
 
 # What a stage may not change: it would be another run.
-FIXED_IN_STAGES = ("backbone", "data.train", "data.split", "method.name")
+FIXED_IN_STAGES = ("backbone", "data.train", "data.split", "flow", "method.name")
 METHOD = "videomoco"  # of a recipe that names none
 OF_A_STAGE = ("run.epochs", "run.steps")  # the only keys of `run` that a stage may set
 
@@ -79,6 +80,7 @@ class Recipe:
     data: DataConfig
     clip: ClipConfig
     augment: AugmentConfig
+    flow: FlowConfig  # of the views whose flow the method asks for, or a flow network's evaluation
     backbone: BackboneConfig
     method: Any  # the dataclass of the method's own options, and its name
     optim: OptimConfig
@@ -98,7 +100,7 @@ class Recipe:
 
 def load(path: str | Path, overrides: list[str]) -> Recipe:
     """The recipe in `path` with `key=value` overrides. Raises ConfigError in one line."""
-    given, typed = _read_yaml(Path(path)), _read_overrides(overrides)
+    given, typed = read_yaml(Path(path)), read_overrides(overrides)
     for key in _leaves(typed):
         _refuse_hidden(key, given)
     asked = OmegaConf.merge(OmegaConf.create(given), typed)
@@ -140,7 +142,7 @@ def of_checkpoint(plain: dict[str, Any], stage: str, overrides: list[str]) -> Re
     """The recipe of the stage that a checkpoint was saved in, with overrides for evaluation."""
     recipe = resolve(_numbered(plain), where="the checkpoint")
     own = stage_recipe(recipe, stage) if stage in recipe.run.stages else recipe
-    merged = OmegaConf.merge(OmegaConf.create(own.plain()), _read_overrides(overrides))
+    merged = OmegaConf.merge(OmegaConf.create(own.plain()), read_overrides(overrides))
     return resolve(OmegaConf.to_container(merged), where="the command line")
 
 
@@ -160,6 +162,16 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
     plain["run"]["stages"] = {}
     merged = OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(overrides))
     return resolve(OmegaConf.to_container(merged), where=f"run.stages.{name}")
+
+
+def group(name: str, kind: type, *layers: tuple[dict[str, Any], str]) -> Any:
+    """A group of keys beside the recipe: the dataclass `kind` with the values of all layers, later
+    ones over earlier. A layer's second part is named in errors. Raises ConfigError in one line.
+    """
+    config = OmegaConf.create({name: OmegaConf.structured(kind)})
+    for values, where in layers:
+        _merge(config, name, values, where)
+    return OmegaConf.to_object(config[name])
 
 
 def differences(a: dict, b: dict, prefix: str = "") -> dict[str, tuple]:
@@ -185,6 +197,7 @@ def _parts(method: str, where: str) -> dict[str, type]:
         "data": DataConfig,
         "clip": ClipConfig,
         "augment": AugmentConfig,
+        "flow": FlowConfig,
         "backbone": BackboneConfig,
         "method": named,
         "optim": OptimConfig,
@@ -216,7 +229,8 @@ def _unknown(key: str, known: list[str], where: str) -> str:
     return f"error: {key}: unknown key · {where} · {hint}"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The groups of keys in a file. Raises ConfigError where it holds anything else, or nothing."""
     try:
         # OmegaConf's loader is safe, reads 1e-3 as a number and refuses a key given twice.
         given = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -232,7 +246,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return _numbered(given)
 
 
-def _read_overrides(overrides: list[str]) -> dict[str, Any]:
+def read_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Nested groups from `key=value`, later ones over earlier. Raises ConfigError."""
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise ConfigError(f"error: '{override}': expected key=value, as optim.lr=0.03")
@@ -285,6 +300,7 @@ def _check(recipe: Recipe) -> None:
     check_data(recipe.data)
     check_clip(recipe.clip)
     check_augment(recipe.augment)
+    check_flow(recipe.flow)
     check_optim(recipe.optim)
     if recipe.backbone.head_weights and not recipe.backbone.weights:
         raise ValueError("backbone.head_weights: from which file? set backbone.weights")

@@ -48,6 +48,10 @@ def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
         f"{stage.last_step - stage.first_step} steps, {stage.steps_per_epoch:.1f} an epoch",
         step_line(recipe.run),
         *[f"view {n}: {list(view.shape)}" for n, view in enumerate(batch.views)],
+        *[
+            f"flow of view {n}: {list(flow.shape)}"
+            for n, flow in zip(method.views.flow, batch.flow or (), strict=True)
+        ],
         memory_line(stage, method, batch, process.device),
     ]
 
@@ -70,7 +74,7 @@ def memory_line(stage: Stage, method, batch: Batch, device: torch.device) -> str
     """
     state = sum(t.numel() * t.element_size() for t in method.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
-    slots = {"sgd": 1, "lars": 1, "adamw": 2}[stage.recipe.optim.name]
+    slots = {"sgd": 1, "lars": 1, "larc": 1, "adamw": 2}[stage.recipe.optim.name]
     kept = saved_bytes(stage, batch, device)
     total = state + trained * (1 + slots) + kept
     return (
@@ -103,9 +107,10 @@ def saved_bytes(stage: Stage, batch: Batch, device: torch.device) -> int:
     tensors = dict(method.named_parameters()) | dict(method.named_buffers())
     tensors = {name: fake(tensor) for name, tensor in tensors.items()}
     views = tuple(fake(view) for view in batch.views)
+    flow = tuple(map(fake, batch.flow)) if batch.flow else None
     index, starts = fake(batch.index), fake(batch.start_frames)
     with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        objectives, _ = torch.func.functional_call(method, tensors, (views, None, index, starts))
+        objectives, _ = torch.func.functional_call(method, tensors, (views, flow, index, starts))
     assert objectives, "a method without objectives trains nothing"
     return sum(storages.values())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import build_backbone, build_method
-from pipeline import DataError, Manifest, Place, build_evaluation_loader
+from models import build_backbone, build_method, three_channels
+from pipeline import Batch, FlowConfig, Manifest, Place, build_evaluation_loader
 from training import checkpoint, weights
 from training.config import Recipe
 from training.errors import CheckpointError
 
+STORED = ("feature", "label", "index", "length")
 PIXEL_GRID = 12  # side of the picture that the pixel baseline sees
 
 
@@ -28,17 +30,42 @@ PIXEL_GRID = 12  # side of the picture that the pixel baseline sees
 class Features:
     """feature: [n, D] float32, mean over a video's clips, unit length; label, index: [n] int64.
 
-    index is the row in the manifest; failed lists the videos that did not decode.
+    index is the row in the manifest; failed lists the videos that did not decode. length: [n] of
+    the mean before it was scaled; None: it was 1.
     """
 
     feature: Tensor
     label: Tensor
     index: Tensor
     failed: list[dict]
+    length: Tensor | None = None
+
+    @property
+    def raw(self) -> Tensor:
+        """[n, D] the mean over a video's clips as it was before scaling."""
+        return self.feature if self.length is None else self.feature * self.length[:, None]
 
     @property
     def videos(self) -> int:
         return len(self.index) + len(self.failed)
+
+
+def stream_of(recipe: Recipe) -> Literal["rgb", "flow"]:
+    """What the encoder of a recipe's method takes: pictures, unless the method says flow."""
+    return getattr(recipe.method, "stream", "rgb")
+
+
+def flow_of(recipe: Recipe) -> FlowConfig | None:
+    """How a loader makes the flow that the encoder takes; None: it takes pictures."""
+    return recipe.flow if stream_of(recipe) == "flow" else None
+
+
+def clips_of(batch: Batch, recipe: Recipe) -> tuple[Tensor, ...]:
+    """Those clips of a batch that the encoder takes, [B, 3, T, H, W] each: views, or their flow."""
+    if stream_of(recipe) == "rgb":
+        return batch.views
+    assert batch.flow is not None, "the loader was built without flow_of(recipe)"
+    return tuple(map(three_channels, batch.flow))
 
 
 class Pixels(nn.Module):
@@ -77,30 +104,23 @@ def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | No
     return method.encoder()
 
 
-def extract(
-    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, clips: int, device: torch.device
-) -> Features:
-    """Features of all videos, each the mean over `clips` uniform clips, scaled to unit length.
-
-    Raises DataError when no video decodes.
-    """
-    place = Place(device=str(device))
-    features = extract_share(encoder, manifest, recipe, clips=clips, place=place)
-    if not len(features.index):
-        reasons = sorted({f"{entry['code']} {entry['detail']}" for entry in features.failed})
-        raise DataError(
-            f"error: none of {len(manifest)} videos decodes · {manifest.path} · {reasons[0]}"
-        )
-    return features
-
-
 def extract_share(
-    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, clips: int, place: Place
+    encoder: nn.Module,
+    manifest: Manifest,
+    recipe: Recipe,
+    *,
+    clips: int,
+    place: Place,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Features:
-    """As `extract`, of the videos that fall to one process of several: perhaps of none."""
+    """Features of the videos that fall to one process of several, perhaps of none: of each the mean
+    over `clips` uniform clips, scaled to unit length.
+
+    say: is told what makes the flow, where the encoder takes flow.
+    """
     loader = build_evaluation_loader(
         manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
-        place=place,
+        place=place, flow=flow_of(recipe), say=say,
     )  # fmt: skip
     encoder = encoder.to(place.device).eval()
     console = Console()
@@ -108,57 +128,80 @@ def extract_share(
     description = f"features of {manifest.path.name}"
     with torch.inference_mode():
         for batch in track(loader, description, total=len(loader), disable=not console.is_terminal):
-            mean = torch.stack([encoder(view).float() for view in batch.views]).mean(0)
-            parts.append((F.normalize(mean, dim=1).cpu(), batch.label.cpu(), batch.index.cpu()))
+            mean = torch.stack([encoder(clip).float() for clip in clips_of(batch, recipe)]).mean(0)
+            parts.append((mean.cpu(), batch.label.cpu(), batch.index.cpu()))
     if not parts:
         none = torch.empty(0, dtype=torch.int64)
-        return Features(torch.empty(0, 0), none, none, loader.failed)
-    feature, label, index = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Features(feature, label, index, loader.failed)
+        return Features(torch.empty(0, 0), none, none, loader.failed, torch.empty(0))
+    mean, label, index = (torch.cat(part) for part in zip(*parts, strict=True))
+    return of_means(mean, label, index, loader.failed)
+
+
+def of_means(mean: Tensor, label: Tensor, index: Tensor, failed: list[dict]) -> Features:
+    """Features whose vectors before scaling are `mean` [n, D]."""
+    return Features(F.normalize(mean, dim=1), label, index, failed, mean.norm(dim=1))
 
 
 def joined(shares: Sequence[Features]) -> Features:
     """The features of all processes as one process has them: in the manifest's order."""
     filled = [share for share in shares if len(share.index)] or shares[:1]
     order = torch.cat([share.index for share in filled]).argsort()
-    feature, label, index = (
-        torch.cat([getattr(share, name) for share in filled])[order]
-        for name in ("feature", "label", "index")
+    feature, label, index, length = (
+        torch.cat([getattr(share, name) for share in filled])[order] for name in STORED
     )
-    failed = [entry for share in shares for entry in share.failed]
-    return Features(feature, label, index, sorted(failed, key=lambda entry: entry["index"]))
+    failed = sorted((e for share in shares for e in share.failed), key=lambda entry: entry["index"])
+    return Features(feature, label, index, failed, length)
 
 
 def cached(path: Path, key: dict, make) -> Features:
-    """Features from `path` when it was made with the same `key`, else from `make()`.
+    """Features from `path` when it was made with the same `key`, else from `make()`."""
+    stored = kept(path, key)
+    if stored is None:
+        stored = make()
+        keep(path, key, stored)
+    return stored
 
-    A video that had failed and whose file has changed since makes all of them anew.
+
+def kept(path: Path, key: dict) -> Features | None:
+    """Features from `path` when it was made with the same `key`.
+
+    None also where a video had failed and its file has changed since: all are to be made anew.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    if path.exists():
-        stored_digest, stored = read(path)
-        if stored_digest == digest and not _mended(stored.failed, path.stat().st_mtime):
-            return stored
-    made = make()
+    if not path.exists():
+        return None
+    digest, stored = read(path)
+    same = digest == digest_of(key) and not _mended(stored.failed, path.stat().st_mtime)
+    return stored if same else None
+
+
+def keep(path: Path, key: dict, made: Features) -> None:
+    """Write features for `kept`; equal ones give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
+    length = torch.ones(len(made.index)) if made.length is None else made.length
     np.savez(
         temporary,
-        digest=digest,
+        digest=digest_of(key),
         feature=made.feature.numpy(),
         label=made.label.numpy(),
         index=made.index.numpy(),
+        length=length.numpy(),
         failed=json.dumps(made.failed),
     )
     temporary.replace(path)
-    return made
+
+
+def digest_of(key: dict) -> str:
+    """sha256 of all that something depends on."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> tuple[str, Features]:
-    """Digest of the key and the features of a file that `cached` wrote."""
+    """Digest of the key and the features of a file that `keep` wrote."""
     with np.load(path, allow_pickle=False) as stored:
-        fields = [torch.from_numpy(stored[name]) for name in ("feature", "label", "index")]
-        return str(stored["digest"]), Features(*fields, failed=json.loads(str(stored["failed"])))
+        fields = {name: torch.from_numpy(stored[name]) for name in STORED if name in stored}
+        failed = json.loads(str(stored["failed"]))
+        return str(stored["digest"]), Features(**fields, failed=failed)
 
 
 def _mended(failed: list[dict], since: float) -> bool:

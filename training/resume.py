@@ -11,6 +11,7 @@ import torch
 from models import Method
 from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest
+from pipeline.loader import Loader
 from training import checkpoint, config, distributed
 from training.checkpoint import Checkpoint
 from training.distributed import Process
@@ -22,6 +23,7 @@ from training.stages import Stage
 FREE_ON_RESUME = {
     "data.train", "data.decoder", "data.lanes", "data.workers", "data.prefetch_batches",
     "data.threads", "data.decode_timeout_seconds", "data.max_bad_fraction",
+    "flow.operator",  # what it comes to is compared instead, see `flow_of_run`
     "run.dir", "run.device", "run.cuda_graph", "run.save_every_steps", "run.keep_checkpoints",
     "run.log_every_steps",
     "online.manifest", "online.split", "online.every_epochs", "online.clips",
@@ -89,9 +91,26 @@ def _check_same_run(state: Checkpoint, recipe: config.Recipe, manifest: Manifest
         )
 
 
+def flow_of_run(state: Checkpoint | None, loader: Loader) -> dict[str, str]:
+    """Operator and encoding of the run's flow, those of earlier stages included; empty: none.
+
+    Raises CheckpointError where the loader makes it by another, as `auto` may on another machine.
+    """
+    before = state.flow if state else {}
+    now = loader.flow.made_with if loader.flow else {}
+    for key in before.keys() & now.keys():
+        if before[key] != now[key]:
+            raise CheckpointError(
+                f"error: the run's flow is of flow.{key} {before[key]}, here it would be of "
+                f"{now[key]} · set flow.{key}={before[key]}, or start anew with another run.dir"
+            )
+    return now or before
+
+
 @dataclass
 class StageState:
     """One stage under way, and how it gets into the run folder. run_ends: last step of all stages.
+    flow: of `flow_of_run`.
 
     The main process alone touches the disk, but all have to call `save`: each has running
     statistics of its own.
@@ -105,6 +124,7 @@ class StageState:
     config: dict
     manifest: Manifest
     run_ends: int
+    flow: dict[str, str]
 
     def checkpoint(self, step: int) -> Checkpoint:
         """All that changes the step after `step`, as it is in this process."""
@@ -118,6 +138,7 @@ class StageState:
             data_fingerprint=self.manifest.fingerprint,
             versions=environment(),
             world=self.process.world,
+            flow=self.flow,
         )
 
     def is_due(self, step: int) -> bool:

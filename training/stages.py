@@ -11,7 +11,7 @@ from torch import nn
 
 from models import Method, build_backbone, build_method
 from pipeline import ClipConfig, DataError, Manifest, Place, build_loader
-from pipeline.clip import frames_of_segments
+from pipeline.clip import frames_of_segments, with_next_frame
 from pipeline.loader import Loader
 from training import weights
 from training.checkpoint import Checkpoint
@@ -40,12 +40,20 @@ class Stage:
     def steps_per_epoch(self) -> float:
         return self.videos / self.recipe.data.batch_size
 
+    def samples(self, step: int) -> int:
+        """Samples that all ranks have used in the stage before the step `step` of the run."""
+        return (step - self.first_step) * self.recipe.data.batch_size
+
+    def epoch(self, step: int) -> float:
+        """Epochs of the stage before that step: exact where they are whole."""
+        return self.samples(step) / self.videos
+
     def lr(self, step: int) -> float:
         """Learning rate of the step `step` of the run."""
         return lr_at(
-            (step - self.first_step) / self.steps_per_epoch,
+            self.epoch(step),
             self.recipe.optim,
-            epochs=(self.last_step - self.first_step) / self.steps_per_epoch,
+            epochs=self.epoch(self.last_step),
             global_batch=self.recipe.data.batch_size,
         )
 
@@ -148,25 +156,30 @@ def training_loader(
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> Loader:
-    """The stage's batches, with the views that its method asks for. `noted`: see Loader.
+    """The stage's batches, with the views and the flow that its method asks for. `noted`: see
+    Loader.
 
     Raises ConfigError where the recipe's clips are not those that the method needs, DataError where
-    no video is long enough for them; `say` is told of some that are not.
+    no video is long enough for them; `say` is told of some that are not, and what makes the flow.
     """
     recipe = stage.recipe
+    needs = method.views
     _check_sampling(recipe, method)
-    _check_lengths(recipe.clip, manifest, say)
+    _check_lengths(with_next_frame(recipe.clip) if needs.flow else recipe.clip, manifest, say)
     return build_loader(
         manifest,
         clip=recipe.clip,
         augment=recipe.augment,
         data=recipe.data,
         seed=recipe.run.seed,
-        views=method.views.number,
-        exchanged=method.views.exchanged if process.world > 1 else (),
+        views=needs.number,
+        exchanged=needs.exchanged if process.world > 1 else (),
         first_sample=stage.first_sample,
         place=Place(process.rank, process.world, str(process.device)),
         noted=noted or (lambda entries: None),
+        flow=recipe.flow,
+        flow_views=needs.flow,
+        say=say,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, get_args, get_type_hints
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -29,12 +29,14 @@ class ViewNeeds:
 
     number: views per video. exchanged: views that rank r takes from the videos of rank
     (r + 1) % world, so that a video's views meet different batch statistics. sampling: the
-    `clip.sampling` whose views alone mean what the method takes them for; empty: any.
+    `clip.sampling` whose views alone mean what the method takes them for; empty: any. flow: views
+    whose optical flow `forward` is given, in this order.
     """
 
     number: int
     exchanged: tuple[int, ...] = ()
     sampling: str = ""
+    flow: tuple[int, ...] = ()
 
 
 class Method(nn.Module):
@@ -46,6 +48,17 @@ class Method(nn.Module):
     views: ViewNeeds
     # State-dict prefixes that a stage of a training may have and the next may not.
     optional: ClassVar[tuple[str, ...]] = ()
+    # What `begin_step` has decided. Where it changes, other parameters train or other operations
+    # run: a wrapper of several processes and a captured step are made anew.
+    phase: Hashable = None
+
+    def begin_step(self, epoch: float, samples: int) -> None:
+        """How far the stage is before a step: for what starts or ends inside a stage.
+
+        epoch: epochs of the stage done, a fraction. samples: that all ranks have used in it.
+        Sets `phase`, and which parameters require gradients, from these two and the options alone,
+        so that a run that was stopped goes on in the phase it was in.
+        """
 
     def forward(
         self,
@@ -117,8 +130,9 @@ def check_choices(config: object) -> None:
     """Raises ValueError where a field annotated Literal[...] holds another value."""
     hints = get_type_hints(type(config))
     for field in fields(config):
-        choices, value = get_args(hints[field.name]), getattr(config, field.name)
-        if choices and value not in choices:
+        hint, value = hints[field.name], getattr(config, field.name)
+        choices = get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise ValueError(f"{field.name}: {value!r} is not one of {listed}")
 

@@ -35,6 +35,8 @@ class DisConfig:
 class FlowConfig:
     operator: Literal["auto", "nvof", "tvl1", "dis"] = "auto"
     encoding: Literal["raw", "image"] = "raw"  # u and v in pixels, or three channels of bytes
+    # of image, as the code of ViCC has it: a picture like another, see pipeline.flow.encoding
+    official: bool = False
     tvl1: Tvl1Config = field(default_factory=Tvl1Config)
     nvof: NvofConfig = field(default_factory=NvofConfig)
     dis: DisConfig = field(default_factory=DisConfig)
@@ -44,6 +46,10 @@ def check(config: FlowConfig) -> None:
     """Raise ValueError naming the field when a value is out of its range."""
     if config.encoding not in ("raw", "image"):
         raise ValueError(f"flow.encoding: expected raw or image, got {config.encoding!r}")
+    if config.official and config.encoding != "image":
+        raise ValueError(
+            "flow.official: treats flow as a picture, and raw is none; set flow.encoding=image"
+        )
     _check_tvl1("flow.tvl1", config.tvl1)
     if (preset := config.nvof.preset) not in NVOF_PRESETS:
         raise ValueError(f"flow.nvof.preset: expected slow, medium or fast, got {preset!r}")

@@ -26,17 +26,13 @@ class Dis:
     def __init__(self, config: DisConfig, *, threads: int = 1):
         self._preset = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{config.preset.upper()}")
         self._own = local()  # of each thread: what OpenCV has to compute with
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, "dis") if threads > 1 else None
         cv2.setNumThreads(1)  # its own threads would share one pair, which is too little for two
 
     def __call__(self, clip: Tensor) -> Tensor:
         """Flow [B, 2, T-1, H, W] of a clip [B, T, H, W]. Raises ValueError for small pictures."""
         b, t, h, w = clip.shape
-        if min(h, w) < SMALLEST_SIDE:
-            raise ValueError(
-                f"flow.operator: dis needs pictures of {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, "
-                f"got {w}×{h}; use tvl1, or enlarge augment.size"
-            )
+        check_size(h, w)
         frames = np.ascontiguousarray(clip.numpy())
         flow = np.empty((b, 2, t - 1, h, w), dtype=np.float32)
 
@@ -54,3 +50,12 @@ class Dis:
         if not hasattr(self._own, "finder"):
             self._own.finder = cv2.DISOpticalFlow_create(self._preset)
         return self._own.finder
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError for pictures that are too small."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"flow.operator: dis needs pictures of {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, "
+            f"got {width}×{height}; use tvl1, or enlarge augment.size"
+        )

@@ -151,11 +151,11 @@ def _flow_of_pairs(scales: list[Tensor], first: Tensor, config: Tvl1Config) -> T
             flow = enlarged(flow.permute(3, 0, 1, 2), h, w).permute(1, 2, 3, 0).contiguous()
         dual_x, dual_y = torch.zeros_like(flow), torch.zeros_like(flow)
         for _ in range(config.warps):
-            _iterate(flow, dual_x, dual_y, _warped(moved, flow), still, config)
+            _iterate(flow, dual_x, dual_y, warped(moved, flow), still, config)
     return flow
 
 
-def _warped(pictures: Tensor, flow: Tensor) -> Tensor:
+def warped(pictures: Tensor, flow: Tensor) -> Tensor:
     """Pictures [C, h, w, P] at every pixel's place plus its flow [2, h, w, P], by cubic splines."""
     channels, h, w, pairs = pictures.shape
     device = pictures.device

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import decode
 from pipeline.container import decode_linear, open_video, video_stream
-from pipeline.decode import decode_frames, read_bytes
+from pipeline.decode import decode_frames, every_frame, read_bytes
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import probe
@@ -340,3 +340,39 @@ def test_slow_decoding_is_cut_off(videos):
         BadVideo, match=r"error\[E-TIMEOUT\]: decoding took more than 0 s · .*\.mp4"
     ):
         decode_frames(videos["h264_long_gop.mp4"], np.array([50]), timeout_seconds=0)
+
+
+# A whole video, one picture at a time
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stride", [1, 7])
+def test_every_frame_in_order(kind, stride, videos):
+    pictures = every_frame(videos[kind], stride=stride)
+    assert [read_number(picture) for picture in pictures] == list(range(0, FRAMES, stride))
+
+
+def test_every_frame_of_a_segment(videos):
+    segment = replace(videos["h264_b_frames.mp4"], first_frame=41, frames=20)
+    found = [read_number(picture) for picture in every_frame(segment, stride=6)]
+    assert found == [41, 47, 53, 59]
+
+
+def test_every_frame_of_damaged_videos(tmp_path):
+    path = write_video(tmp_path / "cut.mkv", frames=60, gop=12)
+    video = described(path)
+    path.write_bytes(path.read_bytes()[: video.size // 2])
+    with pytest.raises(BadVideo, match=r"error\[E-TRUNCATED\]: frame \d+ of 60 does not decode · "):
+        list(every_frame(video))
+    path.write_bytes(b"x" * video.size)
+    with pytest.raises(BadVideo, match=r"error\[E-"):
+        list(every_frame(video))
+    path.unlink()
+    with pytest.raises(BadVideo, match=r"cut\.mkv"):
+        list(every_frame(video))
+
+
+def test_what_its_reader_raises_is_no_damage(videos):
+    with pytest.raises(ZeroDivisionError):
+        for _ in every_frame(videos["h264_long_gop.mp4"]):
+            raise ZeroDivisionError

@@ -74,7 +74,7 @@ def rendered(lane: Lane, *tracks: Track) -> list[list[np.ndarray]]:
     config = lane.spec.augments[0]
     mean, std = (255 * torch.tensor(v, dtype=torch.float64) for v in (config.mean, config.std))
     views = []
-    for view in lane.collect():
+    for view in lane.collect()[0]:
         assert view.dtype == torch.float32 and view.shape[1:2] == (3,)
         levels = view.permute(0, 2, 3, 4, 1).cpu().double() * std + mean
         views.append(list(levels.numpy()))
@@ -260,7 +260,7 @@ def test_shrinking_averages_and_does_not_alias(device):
 def test_the_identity_draw_is_the_identity(device):
     pictures = noise(SIZE, SIZE, 0, frames=3)
     lane(device).submit([track(pictures, Draw(WHOLE))])
-    view = lane(device).collect()[0].cpu()
+    view = lane(device).collect()[0][0].cpu()
     config = lane(device).spec.augments[0]
     mean, std = np.array(config.mean), np.array(config.std)
     expected = (np.moveaxis(pictures, -1, 0)[None] / 255.0 - mean[:, None, None, None]) / std[
@@ -499,7 +499,7 @@ def test_runs_come_out_in_the_order_they_went_in(device):
     deep = lane(device, depth=3)
     for n in range(3):
         deep.submit([track(number_frame(n, 48, 48)[None], Draw(WHOLE))] * (n + 1))
-    found = [deep.collect()[0].cpu() for _ in range(3)]
+    found = [deep.collect()[0][0].cpu() for _ in range(3)]
     assert [len(view) for view in found] == [1, 2, 3]
     levels = [view[0].permute(1, 2, 3, 0)[0].numpy() * 60 + 127 for view in found]
     assert [read_number(picture) for picture in levels] == [0, 1, 2]
@@ -509,7 +509,7 @@ def test_a_view_stays_as_it_is_while_later_runs_go_on(device):
     graph = lane(device)
     pictures = [noise(SIZE, SIZE, n, frames=2) for n in range(4)]
     graph.submit([track(pictures[0], Draw(WHOLE))])
-    kept = graph.collect()[0]
+    kept = graph.collect()[0][0]
     before = kept.cpu().clone()
     for later in pictures[1:]:
         rendered(graph, *[track(later, Draw(WHOLE))] * 4)

@@ -21,7 +21,6 @@ from pipeline.errors import DataError
 from pipeline.loader import (
     DataConfig,
     Place,
-    Stream,
     build_evaluation_loader,
     build_loader,
     choose_decoder,
@@ -29,6 +28,7 @@ from pipeline.loader import (
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
 from pipeline.sample import HostBatch, pack
+from pipeline.stream import Stream
 from tests.videos import read_number, write_video
 
 VIDEOS = 7
@@ -477,7 +477,7 @@ def _refuse():
 
 def run_misbehaving(how: str, workers: int = 1, **changed) -> list[HostBatch]:
     stream = Stream(Misbehaving(how), [], data_config(workers=workers, **changed))
-    return [host for _, host in stream.run(range(1, 4))]
+    return [rendered.host for rendered in stream.run(range(1, 4))]
 
 
 def test_a_dead_worker_is_one_line(monkeypatch):
@@ -522,7 +522,7 @@ def test_a_bug_in_a_worker_stays_a_bug_with_its_traceback():
 TRAINER = """
 import multiprocessing
 import sys
-from pipeline.loader import Stream
+from pipeline.stream import Stream
 from tests.pipeline.test_loader import Misbehaving, data_config
 
 def train(fails):

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from models import build_backbone, build_method, method_config, names
-from pipeline import AugmentConfig, ClipConfig, DataConfig
+from pipeline import AugmentConfig, ClipConfig, DataConfig, FlowConfig
+from pipeline.flow.config import DisConfig, NvofConfig, Tvl1Config
 from training import config
 from training.config import BackboneConfig, Recipe, RunConfig
 from training.errors import ConfigError
@@ -20,7 +21,7 @@ from training.optim import OptimConfig
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.yaml"
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
-SECTIONS = ("data", "clip", "augment", "backbone", "method", "optim", "online", "run")
+SECTIONS = ("data", "clip", "augment", "flow", "backbone", "method", "optim", "online", "run")
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -296,10 +297,20 @@ def test_an_unknown_key_inside_a_stage():
 
 
 @pytest.mark.parametrize(
-    "key", ["backbone.width", "data.train", "data.split", "method.name", "run.seed", "run.dir"]
+    "key",
+    [
+        "backbone.width",
+        "data.train",
+        "data.split",
+        "flow.operator",
+        "flow.tvl1.warps",
+        "method.name",
+        "run.seed",
+        "run.dir",
+    ],
 )
 def test_a_stage_cannot_become_another_run(key):
-    value = "videomoco" if key == "method.name" else "3"
+    value = {"method.name": "videomoco", "flow.operator": "dis"}.get(key, "3")
     line = refused(SMOKE, f"run.stages.moco.{key}={value}")
     assert f"run.stages.moco sets {key}, which stays the same in all stages" in line
 
@@ -349,6 +360,7 @@ def attributes_read() -> set[str]:
 
 def test_every_field_of_a_recipe_is_read_somewhere():
     sections = [DataConfig, ClipConfig, AugmentConfig, BackboneConfig, OptimConfig, RunConfig]
+    sections += [FlowConfig, Tvl1Config, NvofConfig, DisConfig]
     sections += [method_config(name) for name in names()]
     read = attributes_read()
     unread = [

@@ -26,6 +26,10 @@ REQUIRED = {
     "safetensors": ("safetensors", "all of it but pipeline and models"),
 }
 OPTIONAL = {
+    "cv2": (
+        "opencv-contrib-python-headless",
+        "optical flow on the CPU by dis; tvl1 is far slower there",
+    ),
     "PIL": ("pillow", "tools.preview and the reports"),
     "tensorboard": ("tensorboard", "curves in TensorBoard; metrics.jsonl has every number"),
     "sklearn": ("scikit-learn", "the linear SVM of evaluation"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline import AugmentConfig, Manifest
+from pipeline.flow.encoding import flow_of_image
+from pipeline.flow.views import FlowViews
 from pipeline.manifest import Video
 from pipeline.sample import HostBatch, Track
 from tools.preview.draws import Facts, describe
+from tools.preview.wheel import LEAST_RIM_PIXELS, colored
 from training import stages
 from training.distributed import Process
 
@@ -25,7 +28,8 @@ class Strip:
 
     frames: [n, h, w, 3] uint8. numbers: the frame of the file that each shows. facts: what was
     done to them. view: the number of the view; None for the source. boxes: for each picture what
-    the views cut out of it.
+    the views cut out of it. in_wheel_colors: the pictures are the view's motion, each from its
+    frame to the next, see tools.preview.wheel.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Strip:
     facts: Facts
     view: int | None = None
     boxes: list[list[Box]] = field(default_factory=list)
+    in_wheel_colors: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,15 @@ def read_samples(
     first = stage.first_sample + (step - stage.first_step) * batch
     loader = stages.training_loader(_one_by_one(stage, first), manifest, method, process)
     (stream,) = loader.streams
+    flow_views = [view for view in stream.stage.views if view in loader.flow_views]
     some = min(count, (stage.last_step - step) * batch)
-    for nth, (views, host) in enumerate(stream.run(range(some))):
+    for nth, (views, lumas, host) in enumerate(stream.run(range(some))):
         where = {"step": step + nth // batch, "place": nth % batch}
-        yield _shown(first + nth, where, views, host, manifest, stage.recipe.augment)
+        shown = _shown(first + nth, where, views, host, manifest, stage.recipe.augment)
+        if loader.flow:
+            flows = dict(zip(flow_views, loader.flow(lumas), strict=True))
+            shown = _with_flow(shown, flows, loader.flow)
+        yield shown
 
 
 def _one_by_one(stage: stages.Stage, first_sample: int) -> stages.Stage:
@@ -144,7 +154,9 @@ def _views(
     tracks: list[Track], views: Sequence[Tensor], video: Video, augment: AugmentConfig
 ) -> Iterator[Strip]:
     for number, view in enumerate(views):
-        frames = [track.frames[row] for track in tracks for row in track.rows[number]]
+        # Where flow is made a clip has one frame more than its view.
+        each = view.shape[2] // len(tracks)
+        frames = [track.frames[row] for track in tracks for row in track.rows[number][:each]]
         facts = describe(
             [track.draws[number] for track in tracks], width=video.width, height=video.height
         )
@@ -157,3 +169,38 @@ def denormalised(view: Tensor, augment: AugmentConfig) -> np.ndarray:
     std, mean = (torch.tensor(value).view(3, 1, 1, 1) for value in (augment.std, augment.mean))
     levels = (255 * (view * std + mean)).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous().numpy()
+
+
+def _with_flow(shown: Shown, flows: Mapping[int, Tensor], maker: FlowViews) -> Shown:
+    """The sample with a strip of flow below each view that has one."""
+    strips = []
+    for strip in shown.strips:
+        strips.append(strip)
+        if strip.view in flows:
+            strips.append(_flow(strip, flows[strip.view], maker))
+    return replace(shown, strips=strips)
+
+
+def _flow(view: Strip, flow: Tensor, maker: FlowViews) -> Strip:
+    """flow: [1, C, T, H, W] as the network gets it."""
+    facts = {"flow": f"{maker.operator}, encoding {maker.config.encoding}"}
+    readable = not maker.config.official  # else its colours are mixed as the clip's are
+    if readable:
+        motion = in_pixels(flow, maker)[0].numpy()
+        length = np.hypot(*motion)
+        rim = max(LEAST_RIM_PIXELS, length.max())
+        pictures = colored(motion, longest=rim)
+        facts |= {"motion": f"{length.mean():.2f} px in the mean", "rim": f"{rim:.2f} px"}
+    else:
+        pictures = denormalised(flow[0], maker.augment)
+        facts["official"] = "a picture, as the network gets it"
+    name = f"flow of {view.name}"
+    return Strip(name, pictures, view.numbers, facts, view.view, in_wheel_colors=readable)
+
+
+def in_pixels(flow: Tensor, maker: FlowViews) -> Tensor:
+    """Flow as a network gets it, but not as `official` has it -> [B, 2, T, H, W] in pixels."""
+    if maker.config.encoding == "raw":
+        return flow
+    std, mean = (torch.tensor(s).view(3, 1, 1, 1) for s in (maker.augment.std, maker.augment.mean))
+    return flow_of_image(255 * (flow * std + mean))

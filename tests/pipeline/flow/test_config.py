@@ -39,6 +39,10 @@ def test_tvl1_settings_out_of_range(fields, message):
             "flow.encoding: expected raw or image, got 'jpeg'",
         ),
         (
+            FlowConfig(official=True),
+            "flow.official: treats flow as a picture, and raw is none; set flow.encoding=image",
+        ),
+        (
             FlowConfig(nvof=NvofConfig(grid=3)),
             "flow.nvof.grid: expected 1, 2 or 4 pixels, got 3",
         ),
