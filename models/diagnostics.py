@@ -59,3 +59,31 @@ def feature_std(embedding: Tensor) -> Tensor:
     Near 1 when unit vectors fill the sphere, 0 when they collapsed.
     """
     return embedding.std(dim=0, correction=0).mean() * math.sqrt(embedding.shape[1])
+
+
+@torch.no_grad()
+def prototype_figures(
+    view: Tensor, prototypes: Tensor, assignments: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """Of unit vectors view [B, D] and prototypes [P, D], and assignments [M, B, P] of M other views
+    that the view predicts.
+
+    assignment_entropy: of the mean assignment of this rank's batch, 1 where all prototypes are used
+    evenly. prediction_entropy: the mean of the predictions', 1 where they tell nothing. Both are
+    divided by log P. prediction_accuracy: share of videos whose likeliest prototype is that of
+    their mean assignment.
+    """
+    with torch.autocast(view.device.type, enabled=False):
+        logits = view @ prototypes.to(view.dtype).T / temperature
+    target = assignments.mean(dim=0)  # [B, P]
+    right = logits.argmax(dim=1) == target.argmax(dim=1)
+    return {
+        "assignment_entropy": _entropy(target.mean(dim=0)),
+        "prediction_entropy": _entropy(logits.softmax(dim=1)).mean(),
+        "prediction_accuracy": right.float().mean(),
+    }
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """Of [..., P] that sum to 1, in shares of log P, its most."""
+    return -torch.special.xlogy(shares, shares).sum(dim=-1) / math.log(shares.shape[-1])

@@ -273,6 +273,33 @@ def swapped_prediction(
     return loss / count, by_z / count, by_prototypes / count
 
 
+def vicc(
+    views: list[Array],
+    prototypes: Array,
+    assigned: list[Array],
+    temperature: float,
+    *,
+    other_modality: bool = False,
+) -> float:
+    """ViCC: each view's assignment [N, P] predicted by the other views [N, D], or by those of the
+    other half of the list alone.
+    """
+    total, half = 0.0, len(views) // 2
+    for a, q in enumerate(assigned):
+        losses = []
+        for b, z in enumerate(views):
+            apart = (a < half) != (b < half) if other_modality else a != b
+            if apart:
+                losses.append(swapped_prediction(z, prototypes, q[None], temperature)[0])
+        total += sum(losses) / len(losses)
+    return total / len(assigned)
+
+
+def entropy(shares: Array) -> float:
+    """Of numbers that sum to 1, divided by its most."""
+    return -sum(s * math.log(s) for s in shares if s > 0) / math.log(len(shares))
+
+
 # What a step does to all tensors of a network
 
 
@@ -311,4 +338,26 @@ def lars_velocity(
     after = np.zeros(weight.shape)
     for at in np.ndindex(*weight.shape):
         after[at] = momentum * velocity[at] + ratio * update[at]
+    return after
+
+
+def larc_velocity(
+    velocity: Array,
+    weight: Array,
+    gradient: Array,
+    *,
+    momentum: float,
+    weight_decay: float,
+    trust: float,
+) -> Array:
+    """LARC of NVIDIA's apex with clip=False around SGD, the velocity of one tensor."""
+    of_weight, of_gradient = length([weight]), length([gradient])
+    adapts = of_weight != 0 and of_gradient != 0
+    after = np.zeros(weight.shape)
+    for at in np.ndindex(*weight.shape):
+        update = gradient[at]
+        if adapts:
+            rate = trust * of_weight / (of_gradient + of_weight * weight_decay + 1e-8)
+            update = (update + weight_decay * weight[at]) * rate
+        after[at] = momentum * velocity[at] + update
     return after

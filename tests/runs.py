@@ -193,6 +193,16 @@ TINY = {
         "clip": {"frames": 1, "sampling": "segments"},
         "method": {"queue_size": 30, "momentum": 0.9, "split_groups": 2},
     },
+    # 0.4 epochs a step: prototypes move from the third step on, the queue takes part in the last.
+    "vicc": {
+        "clip": {"sampling": "random"},
+        "method": {
+            "prototypes": [5, 7],
+            "freeze_epochs": 0.8,
+            "queue_size": 8,
+            "queue_epoch": 1.2,
+        },
+    },
     "videomoco": {"clip": {}, "method": {"queue_size": 18, "momentum": 0.9, "split_groups": 2}},
 }
 

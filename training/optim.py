@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.ops import lars_, total_norm
+from models.ops import larc_, lars_, total_norm
 
 
 @dataclass
 class OptimConfig:
-    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    name: Literal["sgd", "adamw", "lars", "larc"] = "sgd"
     lr: float = 0.005  # peak, for the whole (global) batch
     scale_lr: bool = False  # multiply lr by global batch / 256
-    momentum: float = 0.9  # of sgd and lars
+    momentum: float = 0.9  # of sgd, lars and larc
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of adamw
     weight_decay: float = 1e-4
     # Decay tensors of one dimension as well. lars: decays them, and never scales their updates.
@@ -28,13 +28,21 @@ class OptimConfig:
     warmup_epochs: float = 0.0  # linear, from warmup_from x lr to lr
     warmup_from: float = 0.0
     final: float = 0.0  # cosine ends at final x lr
-    lars_trust: float = 0.001
+    schedule_epochs: float = 0.0  # where the cosine ends; 0: with the stage, which may be shorter
+    lars_trust: float = 0.001  # of lars and larc
 
 
 def check(config: OptimConfig) -> None:
     """Raise ValueError naming the field when a value makes no sense."""
     if config.lr <= 0:
         raise ValueError(f"optim.lr: expected above 0, got {config.lr}")
+    if config.schedule_epochs < 0:
+        raise ValueError(f"optim.schedule_epochs: expected 0 or more, got {config.schedule_epochs}")
+    if config.schedule_epochs and config.schedule != "cosine":
+        raise ValueError(
+            f"optim.schedule_epochs: a schedule of {config.schedule} has no length; take cosine or "
+            "leave it 0"
+        )
     if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
         raise ValueError(f"optim.betas: expected two numbers in [0, 1), got {config.betas}")
 
@@ -54,7 +62,7 @@ def lr_at(epoch: float, config: OptimConfig, *, epochs: float, global_batch: int
         return peak * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
     if config.schedule == "constant":
         return peak
-    span = max(epochs - config.warmup_epochs, 1e-12)
+    span = max((config.schedule_epochs or epochs) - config.warmup_epochs, 1e-12)
     done = min(1.0, (epoch - config.warmup_epochs) / span)
     return peak * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -74,9 +82,15 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     ]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
-    if config.name == "lars":
-        return LARS(groups, lr=config.lr, momentum=config.momentum, trust=config.lars_trust)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    if config.name in LAYERWISE:
+        kind = LAYERWISE[config.name]
+        return kind(groups, lr=config.lr, momentum=config.momentum, trust=config.lars_trust)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    if config.momentum:
+        # Fused, all tensors of a group need a velocity or none does; but some may rest at first.
+        for p in trainable:
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -121,11 +135,10 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     )
 
 
-class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling: w <- w - lr v, with v of `models.ops.lars_`.
+class LARC(torch.optim.Optimizer):
+    """SGD whose rate adapts to each tensor: w <- w - lr v, with v of `models.ops.larc_`.
 
-    Tensors of one dimension are not scaled: v <- momentum v + g + weight_decay w, where the
-    weight_decay of their group may be 0.
+    Tensors of one dimension are scaled as well.
     """
 
     def __init__(self, params, *, lr: float, momentum: float, trust: float):
@@ -140,22 +153,46 @@ class LARS(torch.optim.Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            velocities = self._accelerate(weights, group)
+            for p in weights:
+                if not self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in weights]
+            options = {name: group[name] for name in ("momentum", "weight_decay", "trust")}
+            self._accelerate(velocities, weights, [p.grad for p in weights], **options)
             # Not alpha=-lr: that would read a learning rate on the device back to the host.
             torch._foreach_sub_(weights, torch._foreach_mul(velocities, group["lr"]))
 
-    def _accelerate(self, weights: list[Tensor], group: dict) -> list[Tensor]:
-        for p in weights:
-            if not self.state[p]:
-                self.state[p]["velocity"] = torch.zeros_like(p)
-        velocities = [self.state[p]["velocity"] for p in weights]
-        gradients = [p.grad for p in weights]
+    def _accelerate(
+        self,
+        velocities: list[Tensor],
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        **options: float,
+    ) -> None:
+        larc_(velocities, weights, gradients, **options)
+
+
+class LARS(LARC):
+    """Layer-wise adaptive rate scaling: the same with v of `models.ops.lars_`.
+
+    Tensors of one dimension are not scaled: v <- momentum v + g + weight_decay w, where the
+    weight_decay of their group may be 0.
+    """
+
+    def _accelerate(
+        self,
+        velocities: list[Tensor],
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        **options: float,
+    ) -> None:
         if weights[0].ndim > 1:
-            options = {name: group[name] for name in ("momentum", "weight_decay", "trust")}
             lars_(velocities, weights, gradients, **options)
-        else:
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, gradients)
-            if group["weight_decay"]:
-                torch._foreach_add_(velocities, weights, alpha=group["weight_decay"])
-        return velocities
+            return
+        torch._foreach_mul_(velocities, options["momentum"])
+        torch._foreach_add_(velocities, gradients)
+        if options["weight_decay"]:
+            torch._foreach_add_(velocities, weights, alpha=options["weight_decay"])
+
+
+LAYERWISE = {"lars": LARS, "larc": LARC}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import torch
@@ -77,22 +77,37 @@ class Step:
         precision: str,
     ):
         self.method, self.optimizer, self.process = method, optimizer, process
-        self.model = distributed.wrap(method, process)
         self.precision = distributed.precision(precision, process)
+        self._model: nn.Module | None = None  # the method as all processes share it, for `_phase`
+        self._phase: Hashable = None
 
-    def __call__(self, batch: Batch, *, number: int, lr: float, seed: int) -> dict[str, Tensor]:
+    def __call__(
+        self, batch: Batch, *, number: int, lr: float, seed: int, epoch: float, samples: int
+    ) -> dict[str, Tensor]:
         """Take step `number` of the run. Returns scalars that stay on the device.
 
-        Whatever the step draws is a function of (seed, number, rank).
+        epoch, samples: what the stage has done before, see `Method.begin_step`. Whatever the step
+        draws is a function of (seed, number, rank).
         """
         distributed.seed_step(seed, number, self.process.rank)
         # A float32, as on the device: eager and captured steps have the same rate to the last bit.
         set_lr(self.optimizer, float(np.float32(lr)))
+        self.method.begin_step(epoch, samples)
+        if self._model is None or self.method.phase != self._phase:
+            self._enter_phase()
         return self._on_device(batch)
+
+    def _enter_phase(self) -> None:
+        """Another set of parameters may require gradients, and the wrapper of several processes
+        looks for that only when it is made. The last one goes first, with its hooks.
+        """
+        self._model = None
+        self._model = distributed.wrap(self.method, self.process)
+        self._phase = self.method.phase
 
     def _on_device(self, batch: Batch) -> dict[str, Tensor]:
         with self.precision:
-            objectives, scalars = self.model(
+            objectives, scalars = self._model(
                 batch.views, batch.flow, batch.index, batch.start_frames
             )
         for objective in objectives:
@@ -109,7 +124,8 @@ class CapturedStep(Step):
     """The same step, recorded once as a CUDA graph and replayed: one launch for all of it.
 
     The first WARM_UP_STEPS are ordinary steps of the run on the stream of the capture. Then one
-    step is recorded, which computes nothing, and is replayed for its batch and every later one.
+    step is recorded, which computes nothing, and is replayed for its batch and every later one of
+    the method's phase; the next phase begins with ordinary steps again.
 
     A replay repeats every number that Python had at the capture. Three change from step to step
     and are on the device instead: the batch, copied into the graph's own buffers; the learning
@@ -129,6 +145,10 @@ class CapturedStep(Step):
     ):
         super().__init__(method, optimizer, process, precision=precision)
         self._stream = torch.cuda.Stream(process.device)
+
+    def _enter_phase(self) -> None:
+        """A phase has its own graph, and new parameters their optimiser's state to be made."""
+        super()._enter_phase()
         self._warm_up_left = WARM_UP_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
 

@@ -3,7 +3,7 @@
 from models.ops.choice import implementation, set_debug
 from models.ops.enqueue import enqueue
 from models.ops.info_nce import info_nce
-from models.ops.multi_tensor import ema_, lars_, total_norm
+from models.ops.multi_tensor import ema_, larc_, lars_, total_norm
 from models.ops.nt_xent import nt_xent
 from models.ops.sinkhorn import sinkhorn
 from models.ops.swapped_prediction import swapped_prediction
@@ -13,6 +13,7 @@ __all__ = [
     "enqueue",
     "implementation",
     "info_nce",
+    "larc_",
     "lars_",
     "nt_xent",
     "set_debug",

@@ -7,11 +7,15 @@ from torch import Tensor
 
 from models.ops import checks
 
+LARC_EPS = 1e-8  # apex
+
 # Registered without torch.library.custom_op, whose wrapper cost as much again as all the rest:
 # for 62 tensors, 41 us for the bare operator of torch, 58 us here and 131 us there.
 SCHEMAS = {
     "ema_": "(Tensor(a!)[] twin, Tensor[] source, float momentum) -> ()",
     "lars_": "(Tensor(a!)[] velocities, Tensor[] weights, Tensor[] gradients, "
+    "float momentum, float weight_decay, float trust) -> ()",
+    "larc_": "(Tensor(a!)[] velocities, Tensor[] weights, Tensor[] gradients, "
     "float momentum, float weight_decay, float trust) -> ()",
     "total_norm": "(Tensor[] tensors) -> Tensor",
 }
@@ -60,6 +64,32 @@ def lars_(
         torch.ops.kinema.lars_(velocities, weights, gradients, momentum, weight_decay, trust)
 
 
+def larc_(
+    velocities: list[Tensor],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    *,
+    momentum: float,
+    weight_decay: float,
+    trust: float,
+) -> None:
+    """The velocities of LARC without clipping, in place, one layer to each tensor of any shape.
+
+        r = trust |w| / (|g| + weight_decay |w| + 1e-8)      u <- r (g + weight_decay w)
+        u <- g where |w| or |g| is 0
+        v <- momentum v + u
+
+    Unlike in `lars_` the lengths of gradient and decay are added, not the two themselves, and a
+    layer without a ratio does not decay. The weights are left for the caller as there, and what is
+    raised is the same.
+
+    Source: NVIDIA's apex, apex/parallel/LARC.py, whose optimiser is SGD here.
+    """
+    _check_lists("larc_", velocities=velocities, weights=weights, gradients=gradients)
+    with torch.no_grad():
+        torch.ops.kinema.larc_(velocities, weights, gradients, momentum, weight_decay, trust)
+
+
 def total_norm(tensors: list[Tensor]) -> Tensor:
     """Euclidean length of all tensors together, a scalar on their device, without gradient.
 
@@ -89,6 +119,32 @@ def _lars(
     # A layer that is zero, or is not to change, has no direction to adapt to: the plain rate.
     adapts = (of_weights > 0) & (of_updates > 0)
     ratios = torch.where(adapts, trust * of_weights / of_updates, 1.0)
+    _accelerate(velocities, updates, ratios, momentum)
+
+
+def _larc(
+    velocities: list[Tensor],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    momentum: float,
+    weight_decay: float,
+    trust: float,
+) -> None:
+    updates = torch._foreach_add(gradients, weights, alpha=weight_decay)
+    of_weights = torch.stack(torch._foreach_norm(weights))
+    of_gradients = torch.stack(torch._foreach_norm(gradients))
+    ratios = trust * of_weights / (of_gradients + weight_decay * of_weights + LARC_EPS)
+    # What is left of a weight without gradient is its decay, which has to go; and a weight of zero
+    # has none, so that its update is the gradient already.
+    ratios = torch.where(of_gradients == 0, 0.0, ratios)
+    ratios = torch.where(of_weights == 0, 1.0, ratios)
+    _accelerate(velocities, updates, ratios, momentum)
+
+
+def _accelerate(
+    velocities: list[Tensor], updates: list[Tensor], ratios: Tensor, momentum: float
+) -> None:
+    """v <- momentum v + r u; the updates are used up."""
     torch._foreach_mul_(updates, ratios.unbind())
     torch._foreach_mul_(velocities, momentum)
     torch._foreach_add_(velocities, updates)
@@ -99,7 +155,7 @@ def _total_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def _register() -> None:
-    run = {"ema_": _ema, "lars_": _lars, "total_norm": _total_norm}
+    run = {"ema_": _ema, "lars_": _lars, "larc_": _larc, "total_norm": _total_norm}
     fake = {"total_norm": lambda tensors: tensors[0].new_empty(())}
     for name, schema in SCHEMAS.items():
         torch.library.define(f"kinema::{name}", schema)

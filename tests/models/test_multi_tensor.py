@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.ops import ema_, lars_, total_norm
+from models.ops import ema_, larc_, lars_, total_norm
 from tests import oracles
 from tests.cuda import never_waiting
 
@@ -73,6 +73,14 @@ class TestEquations:
         assert all(map(np.array_equal, exact(weights), unchanged[0]))
         assert all(map(np.array_equal, exact(gradients), unchanged[1]))
 
+    def test_larc(self, dtype, device):
+        velocities, weights, gradients = lars_problem(device, dtype, SHAPES)
+        gradients[1].zero_()
+        layers = zip(*map(exact, (velocities, weights, gradients)), strict=True)
+        truth = [oracles.larc_velocity(*layer, **LARS) for layer in layers]
+        larc_(velocities, weights, gradients, **LARS)
+        assert_close(velocities, truth)
+
     def test_length(self, dtype, device):
         tensors = noise(SHAPES, device=device, dtype=dtype)
         norm = total_norm(tensors)
@@ -108,11 +116,13 @@ class TestRegistered:
         torch.library.opcheck(torch.ops.kinema.total_norm.default, (twin,))
         arguments = (*lars_problem(device), *LARS.values())
         torch.library.opcheck(torch.ops.kinema.lars_.default, arguments)
+        torch.library.opcheck(torch.ops.kinema.larc_.default, arguments)
 
     def test_compiled_in_one_graph(self, device):
         def all_of_them(twin, source, velocities, weights, gradients):
             ema_(twin, source, 0.9)
             lars_(velocities, weights, gradients, **LARS)
+            larc_(velocities, weights, gradients, **LARS)
             return total_norm(gradients)
 
         def inputs():
@@ -143,6 +153,7 @@ def test_captured_in_a_cuda_graph():
 
     def work(velocities, weights, gradients):
         lars_(velocities, weights, gradients, **LARS)
+        larc_(velocities, weights, gradients, **LARS)
         ema_(gradients, velocities, 0.9)
         return total_norm(velocities)
 
@@ -197,6 +208,7 @@ def test_captured_in_a_cuda_graph():
             "total_norm: tensors [2, 3] is on meta, tensors [4] on cpu; move one to the other",
         ),
         (lambda t: lars_(t, t, t[:1], **LARS), "lars_: 1 tensors in gradients, 2 in velocities"),
+        (lambda t: larc_(t, t[:1], t, **LARS), "larc_: 1 tensors in weights, 2 in velocities"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

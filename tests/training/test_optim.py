@@ -17,6 +17,7 @@ from torch import nn
 from tests import oracles
 from training.distributed import seed_step
 from training.optim import (
+    LARC,
     LARS,
     OptimConfig,
     build_optimizer,
@@ -73,6 +74,7 @@ recipes = st.builds(
     warmup_from=st.floats(0, 1),
     final=st.floats(0, 1),
 )
+OPTIMISERS = ["sgd", "adamw", "lars", "larc"]
 
 
 @given(recipes, st.floats(25, 100))
@@ -108,12 +110,88 @@ def test_scaling_is_by_the_global_batch(config, batch):
     assert lr_at(3.0, scaled, epochs=30, global_batch=batch) == pytest.approx(plain * batch / 256)
 
 
-def test_a_rate_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"optim.lr: expected above 0, got -1"):
-        check(OptimConfig(lr=-1))
+def test_a_cosine_may_be_longer_than_its_stage():
+    """ViCC's single streams: a cosine of 500 epochs, of which 300 are trained."""
+    config = OptimConfig(lr=0.6, schedule="cosine", final=0.001, schedule_epochs=500)
+    rates = {e: lr_at(e, config, epochs=300, global_batch=192) for e in (0, 250, 300, 500)}
+    at_300 = 0.0006 + (0.6 - 0.0006) * 0.5 * (1 + math.cos(math.pi * 0.6))
+    expected = {0: 0.6, 250: 0.3003, 300: at_300, 500: 0.0006}
+    assert rates == pytest.approx(expected)
+    assert lr_at(300, replace(config, schedule_epochs=0), epochs=300, global_batch=192) == (
+        pytest.approx(0.0006)
+    )
 
 
-# LARS
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -1}, "optim.lr: expected above 0, got -1"),
+        ({"schedule_epochs": -1.0}, "optim.schedule_epochs: expected 0 or more, got -1.0"),
+        (
+            {"schedule": "step", "schedule_epochs": 9.0},
+            "optim.schedule_epochs: a schedule of step has no length; take cosine or leave it 0",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        check(OptimConfig(**options))
+    assert str(error.value) == message
+
+
+# LARS and LARC
+
+
+def test_larc_is_apex_s_and_scales_every_tensor():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3)).double()
+    config = OptimConfig(name="larc", lr=0.6, weight_decay=0.1, lars_trust=0.02)
+    optimizer = build_optimizer(module, config)
+    parameters = list(module.parameters())  # the norm's bias is zero at first
+    weights = [p.detach().numpy().copy() for p in parameters]
+    velocities = [np.zeros(w.shape) for w in weights]
+    for step in range(4):
+        lr = 0.6 / (1 + step)
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        parameters[2].grad *= step != 1  # a gradient of zero once
+        set_lr(optimizer, lr)
+        optimizer.step()
+        options = {"momentum": 0.9, "weight_decay": 0.1, "trust": 0.02}
+        for i, (w, p) in enumerate(zip(weights, parameters, strict=True)):
+            velocities[i] = oracles.larc_velocity(velocities[i], w, p.grad.numpy(), **options)
+            w -= lr * velocities[i]
+    for p, expected in zip(parameters, weights, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_parameter_may_rest_at_first(name):
+    """Without gradient it keeps every bit, decay or not; then it learns as if it began there."""
+
+    def module() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    def trained(late: nn.Module, optimizer, steps: range) -> None:
+        for step in steps:
+            for n, p in enumerate(late.parameters()):
+                generator = torch.Generator().manual_seed(10 * step + n)
+                resting = n > 1 and step < 2
+                p.grad = None if resting else torch.randn(p.shape, generator=generator)
+            optimizer.step()
+
+    config = OptimConfig(name=name, lr=0.1, weight_decay=0.1)
+    late, alone = module(), module()
+    optimizer = build_optimizer(late, config)
+    trained(late, optimizer, range(2))
+    assert all(map(torch.equal, late[1].parameters(), alone[1].parameters()))
+    resumed = build_optimizer(late, config)
+    load_state(resumed, copy.deepcopy(optimizer.state_dict()))
+    trained(late, resumed, range(2, 5))
+    trained(alone, build_optimizer(alone[1], config), range(2, 5))
+    for ours, expected in zip(late[1].parameters(), alone[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
 
 
 def test_lars_is_the_published_algorithm():
@@ -172,7 +250,8 @@ def test_lars_state_survives_a_checkpoint():
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS)]
+    "name, kind",
+    [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS), ("larc", LARC)],
 )
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_every_trainable_parameter_is_in_one_group(name, kind, decay_all):
@@ -206,7 +285,7 @@ def test_gradient_norm_is_over_all_parameters():
     assert gradient_norm(optimizer).item() == pytest.approx(13)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_rate_on_the_device_changes_nothing_else(name):
     """What a captured step has: every bit is that of a rate in Python."""
 

@@ -15,7 +15,7 @@ from pipeline import Batch
 from tests import faults, runs
 from tests.cuda import Dispatches, NoHostRead, never_waiting
 from tests.models.small_encoder import FrameMeans
-from tests.models.steps import arguments_for, backward, small_method
+from tests.models.steps import BATCH, backward, batch_of, place, small_method
 from training.config import RunConfig
 from training.distributed import Process, seed_step
 from training.errors import ConfigError
@@ -26,15 +26,6 @@ from training.step import WARM_UP_STEPS, Step, build_step, check, networks
 needs_cuda = pytest.mark.needs_cuda
 ALONE = Process(0, 1, torch.device("cpu"))
 GPU = Process(0, 1, torch.device("cuda", 0))
-
-
-def batch_of(method: Method, number: int = 0) -> Batch:
-    """Of the method's dtype, and where it is."""
-    like = next(method.parameters())
-    views, _, index, start_frames = arguments_for(method, seed=number)
-    views = tuple(view.to(like) for view in views)
-    index, start_frames = index.to(like.device), start_frames.to(like.device)
-    return Batch(views, torch.zeros_like(index), index, None, start_frames)
 
 
 def step_of(method: Method, optim: OptimConfig, *, process: Process = ALONE, **run) -> Step:
@@ -49,25 +40,32 @@ def rate(number: int) -> float:
 
 def take(step: Step, number: int) -> dict[str, torch.Tensor]:
     """Step `number` on a batch and with a rate of its own."""
-    return step(batch_of(step.method, number), number=number, lr=rate(number), seed=7)
+    batch = batch_of(step.method, number)
+    return step(batch, number=number, lr=rate(number), seed=7, **place(number))
 
 
 # What it computes
+
+# Options by which what a method does changes within five steps.
+WITH_PHASES = {"vicc": {"freeze_epochs": 1.0, "queue_epoch": 1.5, "queue_size": 2 * BATCH}}
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_step_is_both_passes_the_optimiser_and_what_comes_after(name):
     """Written out with an optimiser of torch that works tensor by tensor."""
-    method = small_method(name).double()  # small batch norms multiply the roundings of float32
+    method = small_method(
+        name, **WITH_PHASES.get(name, {})
+    ).double()  # small batch norms multiply the roundings of float32
     plain = copy.deepcopy(method)
     step = step_of(method, OptimConfig(momentum=0.9, weight_decay=0.01))
     trained = [p for p in plain.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(trained, lr=1.0, momentum=0.9, weight_decay=0.01, foreach=False)
-    for number in range(3):
+    for number in range(5):
         scalars = take(step, number)
         seed_step(7, number, 0)
         batch = batch_of(plain, number)
-        objectives, expected = plain(batch.views, None, batch.index, batch.start_frames)
+        plain.begin_step(**place(number))
+        objectives, expected = plain(batch.views, batch.flow, batch.index, batch.start_frames)
         backward(objectives)
         gradients = [p.grad.flatten() for p in trained if p.grad is not None]
         expected["grad_norm"] = torch.cat(gradients).norm()
@@ -86,6 +84,25 @@ def test_draws_are_of_the_step():
     losses = [take(step, number)["loss"].item() for number in (0, 1)]
     torch.rand(100)
     assert [take(again, number)["loss"].item() for number in (0, 1)] == losses
+
+
+def test_a_phase_has_a_wrapper_of_its_own(monkeypatch):
+    """In which parameters that rest are none."""
+    wrapped = []
+
+    def wrap(method, process):
+        wrapped.append(sum(p.requires_grad for p in method.parameters()))
+        return method
+
+    monkeypatch.setattr("training.distributed.wrap", wrap)
+    step = step_of(small_method("vicc", FrameMeans(), **WITH_PHASES["vicc"]), OptimConfig())
+    for number in range(5):  # frozen prototypes until 2, a queue from 3
+        take(step, number)
+    assert wrapped == [5, 6, 6]
+    plain = step_of(small_method("videomoco", FrameMeans(), split_groups=1), OptimConfig())
+    for number in range(3):
+        take(plain, number)
+    assert len(wrapped) == 4
 
 
 # What it costs the host
@@ -111,7 +128,7 @@ def outside(backbone: str, optim: str) -> tuple[int, int]:
     take(step, 0)
     batch = batch_of(method)
     with Dispatches() as whole:
-        step(batch, number=1, lr=0.1, seed=0)
+        step(batch, number=1, lr=0.1, seed=0, **place(1))
     with Dispatches() as own:
         method.query(batch.views[0]).sum().backward()
         with torch.no_grad():
@@ -228,7 +245,7 @@ def test_a_replay_draws_and_learns_as_an_eager_step(name):
             clip = torch.full((2, 3, 1, 1, 1), float(number), device="cuda")
             index = torch.zeros(2, dtype=torch.int64, device="cuda")
             batch = Batch((clip,), index, index)
-            now = step(batch, number=number, lr=rate(number), seed=3)
+            now = step(batch, number=number, lr=rate(number), seed=3, **place(number))
             scalars.append({key: value.item() for key, value in now.items()})
         assert method.steps.item() == WARM_UP_STEPS + 5
         seen.append((scalars, method.weight.tolist()))
@@ -252,9 +269,28 @@ def test_a_captured_step_of_every_method(name, optim):
         batch = batch_of(method)
         with never_waiting():
             for step in steps:
-                step(batch, number=9, lr=rate(9), seed=7)
+                step(batch, number=9, lr=rate(9), seed=7, **place(9))
     states = captured.state_dict(), plain.state_dict()
     torch.testing.assert_close(*states, rtol=1e-2, atol=1e-2)
+
+
+@needs_cuda
+def test_every_phase_is_captured_anew():
+    each = WARM_UP_STEPS + 2  # steps of a phase
+    options = {"freeze_epochs": place(each)["epoch"], "queue_epoch": place(2 * each)["epoch"]}
+    method = small_method("vicc", queue_size=2 * BATCH, **options).to("cuda")
+    plain, captured = copy.deepcopy(method), method
+    steps = [
+        step_of(m, OptimConfig(name="larc"), process=GPU, cuda_graph=m is captured)
+        for m in (plain, captured)
+    ]
+    graphs = set()
+    with torch.backends.cudnn.flags(deterministic=True):
+        for number in range(3 * each):
+            expected, scalars = (take(step, number) for step in steps)
+            torch.testing.assert_close(scalars, expected, rtol=1e-2, atol=1e-2)
+            graphs.add(steps[1]._graph)
+    assert len(graphs - {None}) == 3
 
 
 @needs_cuda

@@ -147,9 +147,17 @@ def our_loop(
 
     def run() -> torch.Tensor:
         numbered[0] += 1
-        return step(next(coming), number=numbered[0], lr=LR, seed=0)["loss"]
+        own = {"number": numbered[0], "lr": LR, "seed": 0, "epoch": 0.0, "samples": 0}
+        return step(next(coming), **own)["loss"]
 
     return Loop(run, list(networks(method)))
+
+
+def published_loop(process: Process) -> Loop:
+    """Our loop of the recipe that fits the device, to have a training go on beside something."""
+    path, options = RECIPES[process.device.type]
+    stage = stages.plan(config.load(path, options), VIDEOS)[0]
+    return our_loop(stage, process, _batches(stage, process), NONE)
 
 
 def their_loop(stage: Stage, process: Process, batches: Sequence[Batch]) -> Loop:
