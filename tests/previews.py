@@ -50,14 +50,21 @@ def data_set(folder: Path, *, videos: int = 8, pixels=None, labels: bool = True)
 
 
 @cache
-def planned(data: Path, *overrides: str) -> tuple[list[stages.Stage], Manifest]:
-    recipe = config.load(SMOKE, [f"data.train={data}", *overrides])
+def planned(data: Path, *overrides: str, path: Path = SMOKE) -> tuple[list[stages.Stage], Manifest]:
+    recipe = config.load(path, [f"data.train={data}", *overrides])
     manifest = Manifest.read(data)
     return stages.plan(recipe, len(manifest)), manifest
 
 
-def shown(data: Path, *overrides: str, count: int = 4, stage: int = 0, step: int = 0):
-    schedule, manifest = planned(data, *overrides)
+def shown(
+    data: Path,
+    *overrides: str,
+    count: int = 4,
+    stage: int = 0,
+    step: int = 0,
+    path: Path = SMOKE,
+):
+    schedule, manifest = planned(data, *overrides, path=path)
     return list(read_samples(schedule[stage], manifest, step=step, count=count))
 
 

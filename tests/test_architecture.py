@@ -33,7 +33,7 @@ ONLY_IN = {
     r"|pipeline/shards/(transcode|normalise|remux|encoded|shard)\.py"
     r"|tools/synth/.*\.py|tools/benchmark/(footage|rivals)\.py|tools/doctor/libraries\.py",
     "nvidia": r"pipeline/(graph|flow/nvof)\.py|tools/doctor/libraries\.py",
-    "cv2": r"pipeline/flow/dis\.py",
+    "cv2": r"pipeline/flow/dis\.py|tools/benchmark/flow/rivals\.py",
     "torchvision": r"never",
     "timm": r"never",
     "lightning": r"never",

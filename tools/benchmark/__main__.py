@@ -1,4 +1,4 @@
-"""`python -m tools.benchmark data|ops|step|gpu`: the command line of the comparisons."""
+"""`python -m tools.benchmark data|ops|step|flow|gpu`: the command line of the comparisons."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tools.benchmark import data, gpu, step
 from tools.benchmark.conditions import conditions, in_words
+from tools.benchmark.flow import run as flow
 from tools.benchmark.gpu import PartsFailed
 from tools.benchmark.measure import NotInstalled
 from tools.benchmark.ops import run as ops
@@ -24,7 +25,8 @@ COMMANDS = {
     "data": (data, "reading videos and making shards"),
     "ops": (ops, "the fused operations"),
     "step": (step, "a whole training step"),
-    "gpu": (gpu, "all that wants a GPU: tests, trainings, ops and step; one result a device"),
+    "flow": (flow, "optical flow: its speed and its error"),
+    "gpu": (gpu, "all that wants a GPU: tests, trainings, ops, step, flow; one result a device"),
 }
 
 

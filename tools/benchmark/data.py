@@ -1,4 +1,4 @@
-"""`tools.benchmark data`: random clips from shards and from originals, and making the shards."""
+"""`tools.benchmark data`: random clips, whole loaders, and making the shards."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from pipeline.manifest import SCHEMA_VERSION, Manifest, Video, write_manifest
 from pipeline.order import order
 from pipeline.shards.transcode import PRESETS
 from tools.benchmark.footage import write_footage
+from tools.benchmark.loader import whole_loaders
 from tools.benchmark.measure import Comparison, Side, compare, one_core
 from tools.benchmark.rivals import decord_clip, ffmpeg_and_tar, pyav_clip
 from tools.benchmark.table import Record
 
-PARTS = ("manifest", "clips", "presets", "shards")
+PARTS = ("manifest", "clips", "loaders", "presets", "shards")
 CLIP_FRAMES, STRIDE = 16, 2
 TIMEOUT_SECONDS = 60.0
 MILLION = 1_000_000
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=6, help="source videos")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a source video")
     parser.add_argument("--clips", type=int, default=48, help="random clips a turn")
+    parser.add_argument("--batches", type=int, default=10, help="batches of a loader a turn")
 
 
 def run(arguments: argparse.Namespace, record: Record) -> None:
@@ -50,11 +52,15 @@ def run(arguments: argparse.Namespace, record: Record) -> None:
     folder, rounds, clips = arguments.folder, arguments.rounds, arguments.clips
     if "manifest" in arguments.parts:
         record.add(opening_a_million(folder, rounds=rounds))
-    if {"clips", "presets", "shards"} & set(arguments.parts):
+    if set(arguments.parts) - {"manifest"}:
         record.console.print("making the source videos (once)")
         source = originals(folder, videos=arguments.videos, seconds=arguments.seconds)
+    if {"clips", "loaders"} & set(arguments.parts):
+        fast = fast_shards(folder, source)
     if "clips" in arguments.parts:
-        record.add(random_clips(folder, source, clips=clips, rounds=rounds))
+        record.add(random_clips(source, fast, clips=clips, rounds=rounds))
+    if "loaders" in arguments.parts:
+        record.add(whole_loaders(fast, batches=arguments.batches, rounds=rounds))
     if "presets" in arguments.parts:
         record.add(every_preset(folder, source, clips=clips, rounds=rounds))
     if "shards" in arguments.parts:
@@ -71,12 +77,16 @@ def originals(folder: Path, *, videos: int, seconds: float) -> Manifest:
     return Manifest.read(folder / "originals.parquet")
 
 
-def random_clips(folder: Path, source: Manifest, *, clips: int, rounds: int) -> Comparison:
-    """Clips of 16 frames, every second one, at random places: open, seek, decode, RGB."""
+def fast_shards(folder: Path, source: Manifest) -> Manifest:
+    """The source as `fast` shards, made anew: another version of Kinema may have left others."""
     shards = folder / "fast"
-    shutil.rmtree(shards, ignore_errors=True)  # another version of Kinema may have made them
+    shutil.rmtree(shards, ignore_errors=True)
     _shard(source.path, shards, preset="fast", jobs=2)
-    fast = Manifest.read(shards / "manifest.parquet")
+    return Manifest.read(shards / "manifest.parquet")
+
+
+def random_clips(source: Manifest, fast: Manifest, *, clips: int, rounds: int) -> Comparison:
+    """Clips of 16 frames, every second one, at random places: open, seek, decode, RGB."""
     wanted = _clip_list(fast, clips)
     sides = [
         Side("Kinema, fast shards", _reading(_ours, fast, wanted)),

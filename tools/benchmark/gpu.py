@@ -1,7 +1,7 @@
 """`tools.benchmark gpu`: everything that wants a GPU in one go, and one result for each device.
 
 What this machine has, all tests that have a CUDA form, two short trainings, and the benchmarks of
-ops and step, in ten minutes. A part that fails is recorded, and the others go on.
+ops, step and flow, in ten minutes. A part that fails is recorded, and the others go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training import distributed
 
 FOLDER = ROOT / "benchmarks"
 SCRATCH = Path("benchmark/gpu")  # in Kinema's folder, where commands run; git ignores it
-BENCHMARKS = ("ops", "step")
+BENCHMARKS = ("ops", "step", "flow")
 PARTS = ("doctor", "tests", "training", *BENCHMARKS)
 
 
@@ -74,8 +74,9 @@ def parts_of(arguments: argparse.Namespace) -> list[Part]:
         Part("doctor", [["-m", "tools.doctor"]], 60),
         Part("tests", [tests], 240, environment=required),
         Part("training", _trainings(device), 120),
-        Part("ops", [_benchmark("ops", arguments, quick[0])], arguments.seconds, share=0.6),
-        Part("step", [_benchmark("step", arguments, quick[1])], arguments.seconds),
+        Part("ops", [_benchmark("ops", arguments, quick[0])], arguments.seconds, share=0.45),
+        Part("step", [_benchmark("step", arguments, quick[1])], arguments.seconds, share=0.45),
+        Part("flow", [_benchmark("flow", arguments, quick[0])], arguments.seconds),
     ]
 
 

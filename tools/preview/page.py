@@ -15,12 +15,14 @@ from tools.console import encodable
 from tools.preview.draws import OFF, Facts
 from tools.preview.pictures import fitted, pictures, view_color
 from tools.preview.samples import Shown, Strip
+from tools.preview.wheel import LEGEND, wheel
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 PICTURE_LIMIT = 224  # pixels; a view is shown as it is up to here
 FILM_PIXELS = 16_000  # WebP ends at 16,383 a side
 LOSSLESS_PIXELS = 64  # a view this small is enlarged on the page, and every pixel is seen
 WEBP_QUALITY = 85
+WHEEL_PIXELS = 144  # for screens of two pixels a point
 STILL_LIMIT = 112  # pixels of a picture where the page shows it frame by frame
 UNKNOWN_FPS = 25  # how fast a video moves that does not tell its rate
 
@@ -30,7 +32,19 @@ def page(samples: Sequence[Shown], *, title: str, lead: str, stride: int) -> str
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=_escaped(title),
         lead=_escaped(lead),
+        legend=_legend(samples),
         samples="\n".join(_card(shown, stride) for shown in samples),
+    )
+
+
+def _legend(samples: Sequence[Shown]) -> str:
+    """The colour wheel and what it tells, where there is flow."""
+    if not any(strip.in_wheel_colors for shown in samples for strip in shown.strips):
+        return ""
+    address = _webp([wheel(WHEEL_PIXELS)], lossless=True)
+    return (
+        f'<p class="note wheel"><i style="background-image:url({address})"></i>'
+        f"{_escaped(LEGEND)}</p>"
     )
 
 
@@ -110,7 +124,7 @@ def _fact(key: str, value: str) -> str:
 def _webp(images: Sequence[Image.Image], *, lossless: bool) -> str:
     """A data address of the pictures side by side."""
     width, height = images[0].size
-    film = Image.new("RGB", (width * len(images), height))
+    film = Image.new(images[0].mode, (width * len(images), height))
     for number, image in enumerate(images):
         film.paste(image, (number * width, 0))
     file = io.BytesIO()

@@ -12,10 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tools.preview.draws import OFF, Facts
 from tools.preview.pictures import fitted, pictures, view_color
 from tools.preview.samples import Shown, Strip
+from tools.preview.wheel import LEGEND, wheel
 
 PAGE, PANEL, INK, SOFT, RULE = "#fbfaf8", "#ffffff", "#1d2026", "#5d636e", "#e4e1db"
 WARNING = "#b3372b"
 MARGIN, PADDING, GAP, ROW_GAP = 40, 22, 4, 20
+WHEEL, WHEEL_GAP = 64, 16
 TEXT_WIDTH, KEY_WIDTH, LEAST_WIDTH = 330, 72, 1080
 PICTURE_LIMIT, AREA_WIDTH, COLUMNS = 128, 1408, 12  # 12 pictures of 113 pixels fill a line
 MOST_SIGNS = 1000  # in a line: more never fit
@@ -41,6 +43,8 @@ def sheet(samples: Sequence[Shown], *, title: str, lead: str) -> Image.Image:
     width = max(LEAST_WIDTH, TEXT_WIDTH + area + 2 * PADDING)
     words = [_text(title, TITLE, INK, width, on=PAGE)]
     words += [_text(line, BODY, SOFT, width, on=PAGE) for line in (lead, NOTE)]
+    if any(strip.in_wheel_colors for shown in samples for strip in shown.strips):
+        words += [8, _legend(width)]
     cards = [part for s in samples for part in (18, _card(s, columns, limit, width))]
     page = _stacked([words[0], 4, *words[1:], 6, *cards], on=PAGE)
     return _framed(page, MARGIN, PAGE, size=(width + 2 * MARGIN, page.height + 2 * MARGIN))
@@ -55,6 +59,16 @@ def readable(text: str) -> str:
     """Text in signs that the font has; any other one becomes its escape."""
     spelled = text.translate(SPELLED)
     return "".join(c if _has_glyph(c) else ascii(c)[1:-1] for c in spelled)
+
+
+def _legend(width: int) -> Image.Image:
+    """The colour wheel beside what it tells."""
+    words = _text(LEGEND, BODY, SOFT, width - WHEEL - WHEEL_GAP, on=PAGE)
+    image = Image.new("RGB", (width, max(WHEEL, words.height)), PAGE)
+    disc = wheel(WHEEL)
+    image.paste(disc, (0, (image.height - WHEEL) // 2), disc)
+    image.paste(words, (WHEEL + WHEEL_GAP, (image.height - words.height) // 2))
+    return image
 
 
 def _whole(strip: Strip) -> bool:

@@ -1,0 +1,1 @@
+"""Optical flow of whole videos, computed once and stored: for who wants it on disk after all."""
