@@ -3,6 +3,10 @@
     python evaluate.py retrieval --checkpoint runs/x/checkpoints/step_00001000.pt \\
         --train train.parquet --test test.parquet -o results
     python evaluate.py linear --checkpoint random --recipe configs/x.yaml --train ... --test ...
+    python evaluate.py linear --checkpoint ... --preset configs/eval/cvrl_linear.yaml ...
+    python evaluate.py features --checkpoint ... --test test.parquet -o features eval.format=csv
+    python evaluate.py fuse --results results/rgb results/flow -o results/both
+    python evaluate.py --compare results/a/retrieval.json results/b/retrieval.json
 
 Every test video is counted: one that does not decode is listed, never replaced.
 Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint, 130 Ctrl-C.
@@ -11,7 +15,6 @@ Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint, 13
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +22,15 @@ from pathlib import Path
 import torch
 
 from pipeline import DataError, Manifest
-from training import checkpoint, config, distributed, errors, features, protocols, weights
-from training.features import Features
-from training.runlog import environment
+from training import config, distributed, errors
+from training.protocols import MEASURES, compare, export, fuse, inputs, record, usage
+from training.protocols.job import Job
+from training.protocols.record import read_content
+from training.protocols.views import check as check_views
 
-BASELINES = {
-    "random": "the network before training",
-    "pixels": "the clip itself, averaged down to 12 x 12 pixels",
-}
-
-CROPS = {1: "central square", 3: "three squares along the long side"}  # by augment.eval_crops
-
-Figures = dict[str, float]  # shares from 0 to 1, by the name of the measure
+EXPORT, FUSE = "features", "fuse"
+OPTIONS = {**{name: module.Options for name, module in MEASURES.items()}, EXPORT: export.Options}
+STREAMS = ("rgb", "flow")
 
 
 def main(argv: list[str]) -> int:
@@ -38,93 +38,168 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("protocol", choices=PROTOCOLS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as clip.stride=2")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH|random|pixels")
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__.split("\n\n")[0], epilog=usage.options(OPTIONS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("protocol", nargs="?", choices=[*OPTIONS, FUSE])
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="of the recipe, as clip.stride=2, or of the protocol, eval.k=5",
+    )
+    parser.add_argument("--checkpoint", metavar="PATH|random|pixels")
     parser.add_argument("--recipe", help="of the network, for random, pixels and weights of others")
-    parser.add_argument("--train", required=True, metavar="MANIFEST", help="gallery, or to fit on")
-    parser.add_argument("--test", required=True, metavar="MANIFEST")
+    parser.add_argument(
+        "--preset", metavar="YAML", help="options as a paper has them: configs/eval"
+    )
+    parser.add_argument("--train", action="append", default=[], metavar="MANIFEST",
+                        help="gallery, or to fit on; once for each of several splits")  # fmt: skip
+    parser.add_argument("--test", action="append", default=[], metavar="MANIFEST")
     parser.add_argument("--split", nargs=2, default=("", ""), metavar=("TRAIN", "TEST"),
                         help="splits to take from the two manifests")  # fmt: skip
-    parser.add_argument("-o", "--output", required=True, metavar="DIR")
-    parser.add_argument("--clips", type=_positive, default=10, help="uniform clips a video (10)")
+    parser.add_argument("-o", "--output", metavar="DIR")
+    parser.add_argument("--clips", type=_positive, help="uniform clips a video (10): eval.clips")
     parser.add_argument("--batch-size", type=_positive, default=8,
                         help="videos at once (8): the features stay the same")  # fmt: skip
     parser.add_argument("--max-failed", type=int, default=0, help="failed videos allowed (0)")
+    parser.add_argument("--allow-overlap", action="store_true",
+                        help="measure although test videos are training videos, too")  # fmt: skip
+    parser.add_argument("--results", nargs=2, type=Path, metavar=("RGB", "FLOW"),
+                        help="fuse: output folders of two encoders")  # fmt: skip
+    parser.add_argument("--of", choices=list(MEASURES), default="retrieval",
+                        help="fuse: the protocol whose results are joined (retrieval)")  # fmt: skip
+    parser.add_argument("--compare", nargs=2, type=Path, metavar="JSON",
+                        help="only print how two results of one protocol differ")  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if wrong := _wrong(args):
+        parser.error(wrong)
+    return args
 
 
 def run(args: argparse.Namespace) -> int:
-    state, recipe = load_source(args)
-    train = Manifest.read(args.train, args.split[0], one_split=True)
-    test = Manifest.read(args.test, args.split[1], one_split=True)
-    for manifest in (train, test):
-        check_labels(manifest)
-    check_classes(train, test)
+    if args.compare:
+        print(compare.table(*map(read_content, args.compare)))
+        return 0
     make_folder(Path(args.output))
+    if args.protocol == FUSE:
+        return run_fuse(args)
+    if args.protocol == EXPORT:
+        return run_export(args)
+    return run_splits(args)
+
+
+def run_splits(args: argparse.Namespace) -> int:
+    """Measure every pair of manifests, and where there are several, the mean over them."""
+    source, options = prepared(args, args.protocol)
+    splits = [labelled(args, *pair) for pair in zip(args.train, args.test, strict=True)]
+    output, contents = Path(args.output), []
+    with distributed.joined(source.recipe.run.device) as process:
+        for number, sets in enumerate(splits, 1):
+            folder = output if len(splits) == 1 else output / f"split{number}"
+            contents.append(measure(Job(args.protocol, source, options, sets, folder, process)))
+        if len(splits) > 1 and process.is_main:
+            content = record.mean_of(contents)
+            told(content, record.write(output, content))
+    return exit_code(args, contents)
+
+
+def measure(job: Job) -> dict:
+    """Measure, write <protocol>.json and print the figures; what the file says."""
+    make_folder(job.folder)
+    outcome = MEASURES[job.protocol].measure(job)
+    content = record.content_of(job, outcome)
+    if job.process.is_main:
+        told(content, record.write(job.folder, content, outcome))
+    return content
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the features of the sets that are named; they need no labels."""
+    source, options = prepared(args, EXPORT)
+    paths = zip(("train", "test"), (args.train, args.test), args.split, strict=True)
+    sets = {part: read(path[0], split) for part, path, split in paths if path}
+    with distributed.joined(source.recipe.run.device) as process:
+        job = Job(EXPORT, source, options, sets, Path(args.output), process)
+        paths = [export.write(job, part) for part in sets]
+    content = {part: record.counts(job, part) for part in sets}
+    if process.is_main:
+        print("\n".join([*record.count_lines(content), *(f"written to {path}" for path in paths)]))
+    return exit_code(args, [content])
+
+
+def run_fuse(args: argparse.Namespace) -> int:
+    """Join two results, those of the two streams of a checkpoint being measured first."""
+    output = Path(args.output)
+    folders = args.results or [output / stream for stream in STREAMS]
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise errors.ConfigError(
+            f"error: the joined result would replace one of the two · {output} · choose another "
+            "folder with -o"
+        )
+    if not args.results and not measure_streams(args, folders):
+        return 0  # the main process joins what all have measured
+    content, outcome = fuse.measure(folders, args.of)
+    told(content, record.write(output, content, outcome))
+    if args.of == "retrieval":
+        fuse.keep_features(folders, output)
+    return exit_code(args, [content])
+
+
+def measure_streams(args: argparse.Namespace, folders: list[Path]) -> bool:
+    """Measure a checkpoint's streams, each into its folder; whether this is the main process."""
+    sets = labelled(args, args.train[0], args.test[0])
+    sources = [prepared(args, args.of, (f"method.stream={stream}",)) for stream in STREAMS]
+    with distributed.joined(sources[0][0].recipe.run.device) as process:
+        for folder, (source, options) in zip(folders, sources, strict=True):
+            measure(Job(args.of, source, options, sets, folder, process))
+    return process.is_main
+
+
+def prepared(args: argparse.Namespace, protocol: str, more: tuple[str, ...] = ()):
+    """The source of the weights with its recipe, and the options of the protocol."""
+    preset, changes = inputs.read_preset(args.preset, protocol)
+    own = [text for text in args.overrides if text.startswith("eval.")]
+    options = config.group(
+        "eval", OPTIONS[protocol],
+        (preset, str(args.preset)),
+        ({"clips": args.clips} if args.clips else {}, "--clips"),
+        (config.read_overrides(own).get("eval", {}), "the command line"),
+    )  # fmt: skip
+    check_views(options)
+    others = [text for text in args.overrides if text not in own]
+    source = inputs.load_source(args.checkpoint, args.recipe, [*changes, *others, *more])
+    recipe = source.recipe
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    process = distributed.start(recipe.run.device)
-    encoder = features.build_encoder(args.checkpoint, recipe, state)
     batched = replace(recipe, data=replace(recipe.data, batch_size=args.batch_size))
-    measured: list[Features] = []
-    for name, manifest in (("train", train), ("test", test)):
-        key = feature_key(args, recipe, manifest)
-        measured.append(
-            features.cached(
-                Path(args.output) / f"features_{name}.npz",
-                key,
-                lambda manifest=manifest: features.extract(
-                    encoder, manifest, batched, clips=args.clips, device=process.device
-                ),
-            )
-        )
-    result, chance = PROTOCOLS[args.protocol](*measured, len(train.classes))
-    report(args, recipe, train, test, measured, result, chance)
-    failed = sum(len(part.failed) for part in measured)
+    return replace(source, recipe=batched), options
+
+
+def labelled(args: argparse.Namespace, train: str, test: str) -> dict[str, Manifest]:
+    """The two sets, which fit together."""
+    sets = {"train": read(train, args.split[0]), "test": read(test, args.split[1])}
+    inputs.check_sets(sets["train"], sets["test"], overlap=args.allow_overlap)
+    return sets
+
+
+def read(path: str, split: str) -> Manifest:
+    return Manifest.read(path, split, one_split=True)
+
+
+def told(content: dict, path: Path) -> None:
+    print("\n".join(record.lines(content, path)), flush=True)
+
+
+def exit_code(args: argparse.Namespace, contents: list[dict]) -> int:
+    """That of failed videos where there are more than allowed."""
+    failed = sum(
+        len(content[part]["failed"])
+        for content in contents for part in ("train", "test") if part in content
+    )  # fmt: skip
     return DataError.exit_code if failed > args.max_failed else 0
-
-
-def retrieval(train: Features, test: Features, classes: int) -> tuple[Figures, Figures]:
-    """Recall at k: the test videos ask, the training videos answer. With it, that of chance."""
-    return protocols.recall(test, train), protocols.chance(test, train)
-
-
-def linear(train: Features, test: Features, classes: int) -> tuple[Figures, Figures]:
-    """Accuracy of a linear classifier on frozen features. With it, that of a blind guess."""
-    guess = {f"top-{k}": k / classes for k in (1, 5) if k <= classes}
-    return protocols.linear_probe(train, test, classes), guess
-
-
-PROTOCOLS = {"retrieval": retrieval, "linear": linear}
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
-
-
-def load_source(args: argparse.Namespace) -> tuple[checkpoint.Checkpoint | None, config.Recipe]:
-    """The checkpoint of a run, if it is one, and the recipe of the network.
-
-    With --recipe the file is one of weights, of anybody's; exported ones have their recipe beside.
-    """
-    if args.checkpoint in BASELINES:
-        if not args.recipe:
-            raise errors.ConfigError(
-                f"error: --checkpoint {args.checkpoint} needs --recipe: it says network and clip"
-            )
-        return None, config.load(args.recipe, args.overrides)
-    path = Path(args.checkpoint)
-    if args.recipe:
-        return None, config.load(args.recipe, args.overrides)
-    if path.suffix == weights.SAFETENSORS:
-        return None, config.of_checkpoint(weights.recipe_beside(path), "", args.overrides)
-    state = checkpoint.load(path)
-    return state, config.of_checkpoint(state.config, state.stage, args.overrides)
 
 
 def make_folder(path: Path) -> None:
@@ -138,82 +213,26 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def check_labels(manifest: Manifest) -> None:
-    """Raise DataError unless every video has a label."""
-    missing = int((manifest.labels < 0).sum())
-    if missing:
-        raise DataError(
-            f"error: evaluation needs labels, {missing} of {len(manifest)} videos have none · "
-            f"{manifest.path} · index the class folders or a list with labels"
-        )
+def _wrong(args: argparse.Namespace) -> str:
+    """What the protocol lacks on the command line, in words; empty where it lacks nothing."""
+    if args.compare:
+        return ""
+    sets = ["train", "test"] if args.protocol != EXPORT else [] if args.train else ["test"]
+    needed = ["protocol", "output", *([] if args.results else ["checkpoint", *sets])]
+    if lacks := [name for name in needed if not getattr(args, name)]:
+        flags = ", ".join(name if name == "protocol" else f"--{name}" for name in lacks)
+        return f"the following arguments are required: {flags}"
+    splits = {len(args.train), len(args.test)} - ({0} if args.protocol == EXPORT else set())
+    several = len(splits) > 1 or (splits != {1} and args.protocol in (EXPORT, FUSE))
+    if several and not args.results:
+        return "--train and --test go together, once for each split; features and fuse take one"
+    return ""
 
 
-def check_classes(train: Manifest, test: Manifest) -> None:
-    """Raise DataError unless both manifests number the same classes alike."""
-    if train.classes == test.classes:
-        return
-    missing, extra = set(train.classes) - set(test.classes), set(test.classes) - set(train.classes)
-    raise DataError(
-        f"error: train and test have other classes or another order: {len(missing)} only in train "
-        f"{sorted(missing)[:3]}, {len(extra)} only in test {sorted(extra)[:3]} · {test.path} · "
-        "index it again with --classes-from the training manifest"
-    )
-
-
-def feature_key(args: argparse.Namespace, recipe: config.Recipe, manifest: Manifest) -> dict:
-    """All that the features depend on."""
-    plain = recipe.plain()
-    is_file = args.checkpoint not in BASELINES
-    return {
-        "checkpoint": checkpoint.sha256_of(Path(args.checkpoint)) if is_file else args.checkpoint,
-        "manifest": manifest.fingerprint,
-        "split": sorted(set(manifest.keys)) if args.split != ("", "") else "",
-        "clips": args.clips,
-        "seed": recipe.run.seed,
-        **{part: plain[part] for part in ("clip", "augment", "backbone")},
-    }
-
-
-def report(
-    args: argparse.Namespace,
-    recipe: config.Recipe,
-    train: Manifest,
-    test: Manifest,
-    measured: list[Features],
-    result: Figures,
-    chance: Figures,
-) -> None:
-    """Write <protocol>.json and print the figures with their denominators."""
-    content = {
-        "protocol": args.protocol,
-        "checkpoint": args.checkpoint,
-        "checkpoint_sha256": feature_key(args, recipe, test)["checkpoint"],
-        "result": result,
-        "chance": chance,
-        "views": {"clips": args.clips, "frames": recipe.clip.frames, "stride": recipe.clip.stride,
-                  "size": recipe.augment.size, "crop": CROPS[recipe.augment.eval_crops],
-                  "eval_scale": recipe.augment.eval_scale},
-        "classes": list(train.classes),
-    }  # fmt: skip
-    for name, manifest, part in zip(("train", "test"), (train, test), measured, strict=True):
-        content[name] = {
-            "manifest": manifest.path.name,
-            "fingerprint": manifest.fingerprint,
-            "evaluated": len(part.index),
-            "of": part.videos,
-            "failed": part.failed,
-        }
-        names = ", ".join(entry["path"] for entry in part.failed[:5])
-        failed = f", failed {len(part.failed)} ({names})" if part.failed else ""
-        print(f"{name}: evaluated {len(part.index)}/{part.videos}{failed}")
-    content["environment"] = environment()
-    path = Path(args.output) / f"{args.protocol}.json"
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    figures = "  ".join(
-        f"{name} {100 * result[name]:.1f} % (chance {100 * value:.1f})"
-        for name, value in chance.items()
-    )
-    print(f"{args.protocol} of {args.checkpoint}: {figures}\nwritten to {path}")
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
 
 
 if __name__ == "__main__":

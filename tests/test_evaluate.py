@@ -12,15 +12,18 @@ from pipeline.manifest import Manifest, write_manifest
 from tests import runs
 from tests.conftest import make_data_set
 from training import features
+from training.protocols import inputs, job
 
 ROOT = Path(evaluate.__file__).parent
 SMOKE = str(ROOT / "configs" / "smoke.yaml")
+SMALL = str(ROOT / "tests" / "fixtures" / "small.yaml")
 
 
 def arguments(train, test, output, *more, protocol="retrieval", source="pixels"):
-    recipe = ["--recipe", SMOKE] if source in evaluate.BASELINES else []
+    recipe = ["--recipe", SMALL] if source in inputs.BASELINES else []
     command = [protocol, "--checkpoint", source, *recipe, "--train", train, "--test", test]
-    return [str(part) for part in [*command, "-o", output, "--clips", "2", *more]]
+    command += ["--allow-overlap", "-o", output, "--clips", "2"]
+    return [str(part) for part in [*command, *more]]
 
 
 def result(folder: Path, protocol="retrieval") -> dict:
@@ -56,21 +59,26 @@ def test_the_command(source, request, tiny_data, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["train: evaluated 10/10", "test: evaluated 10/10"]
-    assert "R@1 100.0 % (chance 50.0)" in done.stdout  # each video finds itself
+    # Each video finds itself.
+    assert "R@1 100.0 % (chance 50.0; 95 % interval 100.0 to 100.0)" in done.stdout
     content = result(tmp_path)
     assert content["protocol"] == "retrieval"
     assert content["classes"] == ["even", "odd"]
     assert content["views"] == {
-        "clips": 2, "frames": 4, "stride": 2, "size": 16, "crop": "central square",
-        "eval_scale": 1.0,
+        "frames": 4, "stride": 2, "size": 16, "crop": "central square", "eval_scale": 1.0,
+        "stream": "rgb",
     }  # fmt: skip
     for part in ("train", "test"):
         assert content[part] == {
             "manifest": "tiny.parquet",
             "fingerprint": Manifest.read(tiny_data).fingerprint,
+            "split": "",
             "evaluated": 10,
             "of": 10,
             "failed": [],
+            "sampling": "uniform",
+            "clips": 2,
+            "features": features.read(tmp_path / f"features_{part}.npz")[0],
         }
     expected = "random"
     if source == "checkpoint":
@@ -143,13 +151,13 @@ def test_videos_at_once_do_not_change_the_features(source, tiny_data, tmp_path, 
 def extractions(monkeypatch) -> list[str]:
     """Names of the manifests whose features were really made, not read from a file."""
     made: list[str] = []
-    original = features.extract
+    original = job.extract
 
     def extract(encoder, manifest, *rest, **named):
         made.append(manifest.path.name)
         return original(encoder, manifest, *rest, **named)
 
-    monkeypatch.setattr(features, "extract", extract)
+    monkeypatch.setattr(job, "extract", extract)
     return made
 
 
@@ -169,6 +177,15 @@ def test_features_are_made_anew_when_they_would_differ(change, extractions, tiny
     assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
     assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path, *change)) == 0
     assert len(extractions) == 4
+
+
+@pytest.mark.parametrize("change", ["eval.test=windows", "eval.test=random", "eval.size=12"])
+def test_clips_of_one_set_make_its_features_anew(change, extractions, tiny_data, tmp_path):
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path, change)) == 0
+    assert len(extractions) == (4 if change == "eval.size=12" else 3)
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path, change)) == 0
+    assert len(extractions) == (4 if change == "eval.size=12" else 3)
 
 
 def test_a_changed_manifest_or_checkpoint_makes_them_anew(

@@ -1,0 +1,158 @@
+"""RGB and flow together: the results of two encoders of the same videos, joined late."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training import features
+from training.errors import ConfigError
+from training.features import Features, digest_of
+from training.protocols import record, retrieval
+from training.protocols.outcome import Outcome, classified
+from training.protocols.record import Stored
+
+SAME = ("protocol", "classes")  # what two results have to share to be joined
+PARTS = ("train", "test")
+OF_A_PART = ("fingerprint", "split")
+
+
+def measure(folders: list[Path], protocol: str) -> tuple[dict[str, Any], Outcome]:
+    """The joined result of two folders, as ViCC's code joins its streams.
+
+    Retrieval: sum of the cosine similarities. Classification: mean of the probabilities. Videos
+    that failed in either are left out and listed. Raises ConfigError for results that do not fit
+    together.
+    """
+    results = [record.read(folder, protocol) for folder in folders]
+    check_alike(*results)
+    join = similarities if protocol == "retrieval" else probabilities
+    outcome, failed = join(results)
+    return content_of(results, outcome, failed), outcome
+
+
+def check_alike(one: Stored, other: Stored) -> None:
+    """Raise ConfigError naming what differs: protocol, classes, videos, options of retrieval."""
+    pairs = {name: (one.content[name], other.content[name]) for name in SAME}
+    for part in PARTS:
+        for name in OF_A_PART:
+            pairs[f"{part}.{name}"] = (one.content[part][name], other.content[part][name])
+    if one.content["protocol"] == "retrieval":
+        pairs["options"] = (one.content["options"], other.content["options"])
+    different = [name for name, (left, right) in pairs.items() if left != right]
+    if different:
+        raise ConfigError(
+            f"error: the results differ in {', '.join(different)} and cannot be joined · "
+            f"{one.folder} and {other.folder} · measure both with the same command"
+        )
+
+
+def similarities(results: list[Stored]) -> tuple[Outcome, dict[str, list[dict]]]:
+    """Recall at k by the sum of both cosines."""
+    center = results[0].content["options"]["center"]
+    joined, failed = {}, {}
+    for part in PARTS:
+        own = [_features(result, part) for result in results]
+        failed[part] = _failed(own)
+        common = _common(own)
+        if center:
+            common = [retrieval.centered(one) for one in common]
+        joined[part] = summed(common)
+    return retrieval.asked(joined["test"], joined["train"]), failed
+
+
+def summed(parts: list[Features]) -> Features:
+    """Features whose dot products are the sums of the parts' cosines: side by side."""
+    side_by_side = torch.cat([part.feature for part in parts], dim=1)
+    return replace(parts[0], feature=side_by_side, length=None)
+
+
+def probabilities(results: list[Stored]) -> tuple[Outcome, dict[str, list[dict]]]:
+    """Top-1 and top-5 of the mean of both probabilities."""
+    found = [result.probabilities() for result in results]
+    listed = {
+        part: _unique([e for result in results for e in result.content[part]["failed"]])
+        for part in PARTS
+    }
+    one, other = _common(found)
+    return classified((one.feature + other.feature) / 2, one.label, one.index), listed
+
+
+def content_of(
+    results: list[Stored], outcome: Outcome, failed: dict[str, list[dict]]
+) -> dict[str, Any]:
+    """As the result of a single encoder, and what it was joined from."""
+    first = results[0].content
+    content = {
+        "protocol": first["protocol"],
+        "options": first["options"],
+        "checkpoint": " + ".join(result.content["checkpoint"] for result in results),
+        "checkpoint_sha256": " + ".join(result.content["checkpoint_sha256"] for result in results),
+        "joined": [
+            {name: result.content[name] for name in ("checkpoint", "views", "result", "digest")}
+            for result in results
+        ],
+        **record.figures(outcome, first["classes"]),
+        "views": [result.content["views"] for result in results],
+        "classes": first["classes"],
+    }
+    for part in PARTS:
+        of = first[part]["of"]
+        known = {name: first[part][name] for name in ("manifest", *OF_A_PART)}
+        counted = {"evaluated": of - len(failed[part]), "of": of, "failed": failed[part]}
+        content[part] = known | counted
+    content["environment"] = {**record.environment(), "libraries": record.versions()}
+    content["digest"] = digest_of(content)
+    return content
+
+
+def keep_features(folders: list[Path], folder: Path) -> None:
+    """Write the joined features as those of a single encoder, for the pictures of a report."""
+    for part in PARTS:
+        name = f"features_{part}.npz"
+        own = _common([features.read(one / name)[1] for one in folders])
+        joined = summed(own)
+        scaled = replace(joined, feature=F.normalize(joined.feature, dim=1))
+        features.keep(folder / name, {"joined": [str(one) for one in folders]}, scaled)
+
+
+def _features(result: Stored, part: str) -> Features:
+    """The kept features that a retrieval was measured with."""
+    path = result.folder / f"features_{part}.npz"
+    if not path.exists():
+        raise ConfigError(f"error: no features beside retrieval.json · {path} · measure it again")
+    digest, found = features.read(path)
+    if digest != result.content[part]["features"]:
+        raise ConfigError(
+            f"error: the features are not those of retrieval.json beside them · {path} · run "
+            "evaluate.py retrieval again"
+        )
+    return found
+
+
+def _common(parts: list[Features]) -> list[Features]:
+    """The videos that all parts have, in the order of the manifest."""
+    rows = set.intersection(*(set(part.index.tolist()) for part in parts))
+    wanted = torch.tensor(sorted(rows), dtype=torch.int64)
+    return [_rows(part, torch.isin(part.index, wanted)) for part in parts]
+
+
+def _rows(part: Features, chosen: Tensor) -> Features:
+    length = None if part.length is None else part.length[chosen]
+    label, index = part.label[chosen], part.index[chosen]
+    return Features(part.feature[chosen], label, index, part.failed, length)
+
+
+def _failed(parts: list[Features]) -> list[dict]:
+    return _unique([entry for part in parts for entry in part.failed])
+
+
+def _unique(entries: list[dict]) -> list[dict]:
+    """Each failed video once, in the order of the manifest."""
+    by_key = {entry["key"]: entry for entry in reversed(entries)}
+    return sorted(by_key.values(), key=lambda entry: (entry.get("index", 0), entry["key"]))

@@ -1,0 +1,192 @@
+"""The result of a protocol as one JSON file, and as lines on the terminal.
+
+Equal measurements give equal bytes: no times, no orders that vary.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.whole import whole_file
+from training.errors import ConfigError
+from training.features import Features, digest_of, stream_of
+from training.protocols.job import Job, Part
+from training.protocols.outcome import LEVEL, Outcome
+from training.runlog import environment
+
+CROPS = {1: "central square", 3: "three squares along the long side"}  # by augment.eval_crops
+LIBRARIES = ("numpy", "av", "nvidia-dali-cuda130", "scikit-learn")
+SHOWN_FAILURES = 5
+INTERVALS = f"intervals_{100 * LEVEL:.0f}"
+
+
+def content_of(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """All that is known of a result, in plain values."""
+    recipe, source = job.recipe, job.source
+    views = {"frames": recipe.clip.frames, "stride": recipe.clip.stride,
+             "size": recipe.augment.size, "crop": CROPS[recipe.augment.eval_crops],
+             "eval_scale": recipe.augment.eval_scale, "stream": stream_of(recipe)}  # fmt: skip
+    content = {
+        "protocol": job.protocol,
+        "options": job.settings(),
+        "checkpoint": source.name,
+        "checkpoint_sha256": source.sha256,
+        **figures(outcome, job.sets["test"].classes),
+        "views": views,
+        "classes": list(job.sets["test"].classes),
+    }
+    for part in ("train", "test"):
+        content[part] = counts(job, part)
+    content["recipe"] = recipe.plain()
+    content["environment"] = {**environment(), "libraries": versions()}
+    content["digest"] = digest_of(content)
+    return content
+
+
+def figures(outcome: Outcome, classes: list[str]) -> dict[str, Any]:
+    """Shares, what the protocol chose, intervals, chance, and the shares of every class."""
+    return {
+        "result": {**outcome.shares, **outcome.settings},
+        INTERVALS: outcome.intervals,
+        "chance": outcome.chance,
+        "per_class": outcome.per_class(classes),
+    }
+
+
+def counts(job: Job, part: Part) -> dict[str, Any]:
+    """Which videos of a set were looked at and how, and which failed."""
+    manifest, seen = job.sets[part], job.seen[part]
+    return {
+        "manifest": manifest.path.name,
+        "fingerprint": manifest.fingerprint,
+        "split": manifest.split,
+        "evaluated": len(manifest) - len(seen["failed"]),
+        "of": len(manifest),
+        **seen,
+    }
+
+
+def mean_of(contents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over several splits of one data set, as papers print it, and each split's counts."""
+    first = contents[0]
+    shared = ("protocol", "options", "checkpoint", "checkpoint_sha256", "views", "classes",
+              "environment")  # fmt: skip
+    content = {name: first[name] for name in shared}
+    for name in ("result", "chance"):
+        content[name] = {
+            measure: sum(one[name][measure] for one in contents) / len(contents)
+            for measure in first["chance"]
+        }
+    content["splits"] = [one["result"] for one in contents]
+    content |= {part: [one[part] for one in contents] for part in ("train", "test")}
+    content["digest"] = digest_of(content)
+    return content
+
+
+def write(folder: Path, content: dict[str, Any], outcome: Outcome | None = None) -> Path:
+    """<protocol>.json and, where there are any, <protocol>_probabilities.npz of the same digest."""
+    protocol = content["protocol"]
+    if outcome is not None and outcome.probabilities is not None:
+        with whole_file(folder / f"{protocol}_probabilities.npz") as file:
+            np.savez(
+                file,
+                digest=content["digest"],
+                probabilities=outcome.probabilities.float().numpy(),
+                label=outcome.label.numpy(),
+                index=outcome.index.numpy(),
+            )
+    path = folder / f"{protocol}.json"
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result that was read again."""
+
+    folder: Path
+    content: dict[str, Any] = field(repr=False)
+
+    def probabilities(self) -> Features:
+        """Those of every test video, as features. Raises ConfigError for those of another run."""
+        protocol = self.content["protocol"]
+        path = self.folder / f"{protocol}_probabilities.npz"
+        if not path.exists():
+            raise ConfigError(f"error: no probabilities beside {protocol}.json · {path}")
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["digest"]) != self.content["digest"]:
+                raise ConfigError(
+                    f"error: they are not of the {protocol}.json beside them · {path} · run "
+                    f"evaluate.py {protocol} again"
+                )
+            names = ("probabilities", "label", "index")
+            return Features(*(torch.from_numpy(stored[name]) for name in names), failed=[])
+
+
+def read(folder: Path, protocol: str) -> Stored:
+    """The result of a protocol in a folder. Raises ConfigError where there is none."""
+    return Stored(folder, read_content(folder / f"{protocol}.json"))
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """What a result file says. Raises ConfigError for one that is missing or of other programs."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"error: no result of evaluate.py · {path} · run the protocol first"
+        ) from error
+    if not isinstance(content, dict) or not {"protocol", "digest", "result"} <= set(content):
+        raise ConfigError(
+            f"error: a JSON file, but no result of this version of evaluate.py · {path} · run the "
+            "protocol again"
+        )
+    return content
+
+
+def lines(content: dict[str, Any], path: Path) -> list[str]:
+    """What the terminal is told: denominators first, then every share beside chance."""
+    shares = "  ".join(share_line(content, name) for name in content["chance"])
+    splits = f", mean of {len(content['splits'])} splits" if "splits" in content else ""
+    told = f"{content['protocol']} of {content['checkpoint']}{splits}: {shares}"
+    return [*([] if splits else count_lines(content)), told, f"written to {path}"]
+
+
+def count_lines(content: dict[str, Any]) -> list[str]:
+    """How many videos of each set were measured, and which failed."""
+    told = []
+    for part in ("train", "test"):
+        if part in content:
+            known = content[part]
+            names = ", ".join(entry["path"] for entry in known["failed"][:SHOWN_FAILURES])
+            failed = f", failed {len(known['failed'])} ({names})" if known["failed"] else ""
+            told.append(f"{part}: evaluated {known['evaluated']}/{known['of']}{failed}")
+    return told
+
+
+def share_line(content: dict[str, Any], name: str) -> str:
+    """As R@1 62.1 % (chance 1.0; 95 % interval 60.5 to 63.6); a mean of splits has no interval."""
+    share, chance = 100 * content["result"][name], 100 * content["chance"][name]
+    told = f"chance {chance:.1f}"
+    if intervals := content.get(INTERVALS):
+        low, high = (100 * end for end in intervals[name])
+        told += f"; {100 * LEVEL:.0f} % interval {low:.1f} to {high:.1f}"
+    return f"{name} {share:.1f} % ({told})"
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a feature or a figure may depend on, where they are installed."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,48 @@
+"""The options of every protocol as --help shows them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from training.protocols.views import Views
+
+WIDTH = 88
+
+
+def options(kinds: Mapping[str, type]) -> str:
+    """Every `eval.*` key with its default, those of all protocols once."""
+    common = [field.name for field in fields(Views)]
+    paragraphs = [
+        "options, each eval.KEY=VALUE, with their defaults (training/protocols says more):"
+    ]
+    paragraphs.append(_paragraph("all", _keys(Views())))
+    for name, kind in kinds.items():
+        own = [key for key in _keys(kind()) if key.split("=")[0] not in common]
+        paragraphs.append(_paragraph(name, own))
+    return "\n".join(paragraphs)
+
+
+def _keys(default: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for field in fields(default):
+        value = getattr(default, field.name)
+        if is_dataclass(value):
+            keys += _keys(value, f"{prefix}{field.name}.")
+        else:
+            keys.append(f"{prefix}{field.name}={_shown(value)}")
+    return keys
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace(" ", "")
+
+
+def _paragraph(name: str, keys: list[str]) -> str:
+    indent = " " * 13
+    return textwrap.fill(f"  {name:<11}" + " ".join(keys), WIDTH, subsequent_indent=indent,
+                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
