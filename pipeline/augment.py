@@ -28,6 +28,8 @@ RGB_TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.311
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 MID_GREY = 127.5
 CROP_ATTEMPTS = 10
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # a region: (top, left, bottom, right) in [0, 1]
+MAX_BLUR_WINDOW = 23  # pixels; three sigma of the strongest blur of any recipe need no more
 STRENGTHS = ("brightness", "contrast", "saturation", "hue")
 # What all views have in common: the form of a batch, what a network expects, and evaluation.
 COMMON = ("size", "mean", "std", "consistent", "views", "eval_scale", "eval_crops")
@@ -173,6 +175,11 @@ def evaluation_draws(width: int, height: int, config: AugmentConfig) -> list[Dra
     else:
         ends = (0.0, left, h, right), (1 - h, left, 1.0, right)
     return [Draw(ends[0]), Draw(middle), Draw(ends[1])]
+
+
+def blur_window(sigma: float) -> int:
+    """Side of the blur's window in pixels: three sigma each way, as far as MAX_BLUR_WINDOW."""
+    return 2 * min(math.ceil(3 * sigma), MAX_BLUR_WINDOW // 2) + 1
 
 
 def of_view(config: AugmentConfig, view: int) -> AugmentConfig:

@@ -17,19 +17,17 @@ from typing import TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 
+from pipeline import render
 from pipeline.container import decode_linear, open_video, video_stream
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import check_file
+from pipeline.render import Picture
 
 T = TypeVar("T")
 # Streams in which a seek ends amid a picture, and the times after it may be those of the next one.
 WITHOUT_INDEX = ("mpeg", "mpegts")
-# Frame.to_ndarray(format=...) sets up a new converter for every frame: 0.50 ms at 64 x 64 where
-# this takes 0.09 (medians of 400 frames). One keeps its set-up while sizes and formats stay.
-REFORMATTER = VideoReformatter()
 
 
 class SeekNotTrusted(Exception):
@@ -37,24 +35,37 @@ class SeekNotTrusted(Exception):
 
 
 def decode_frames(video: Video, frames: np.ndarray, *, timeout_seconds: float) -> np.ndarray:
-    """Pictures [U, H, W, 3] uint8 RGB of the sorted unique frame numbers `frames` [U], upright.
+    """Pictures [U, H, W, 3] uint8 RGB; for the rest as `decode_pictures`."""
+    return np.stack(_decoded(video, frames, render.rgb, timeout_seconds))
+
+
+def decode_pictures(video: Video, frames: np.ndarray, *, timeout_seconds: float) -> list[Picture]:
+    """Pictures of the sorted unique frame numbers `frames` [U], upright.
 
     Frame n of a row that is a segment is frame `first_frame` + n of its file. Pictures that damage
     in the file touches are those of linear decoding as far as the decoder tells of the damage.
     Raises BadVideo when the file cannot be opened, has fewer frames, or takes too long.
     """
+    return _decoded(video, frames, render.picture, timeout_seconds)
+
+
+def _decoded(
+    video: Video, frames: np.ndarray, convert: Callable[..., T], timeout_seconds: float
+) -> list[T]:
+    """`convert` is called with each wanted frame as the decoder gives it."""
     clock = _Deadline(video, timeout_seconds)
     numbers = [video.first_frame + n for n in frames.tolist()]
-    wanted = set(numbers)
+    wanted, found = set(numbers), None
     check_file(video.path)
     with _damage_told(video):
-        found = _by_seek(video, sorted(wanted), clock) if _can_seek(video, wanted) else None
+        if _can_seek(video, wanted):
+            found = _by_seek(video, sorted(wanted), convert, clock)
         if found is None:
             with open_video(video.path, offset=video.offset, size=video.size) as container:
-                found = _collect(clock.watch(decode_linear(container)), wanted, video)
+                found = _collect(clock.watch(decode_linear(container)), wanted, video, convert)
     if missing := wanted - found.keys():
         raise _not_there(min(missing), video)
-    return np.stack([found[n] for n in numbers])
+    return [found[n] for n in numbers]
 
 
 def every_frame(video: Video, *, stride: int = 1) -> Iterator[np.ndarray]:
@@ -73,7 +84,7 @@ def every_frame(video: Video, *, stride: int = 1) -> Iterator[np.ndarray]:
         for number, frame in decode_linear(container):
             if number != following:
                 continue
-            yield _upright(frame, video)
+            yield render.rgb(frame, **_shown(video))
             following = next(coming, None)
             if following is None:
                 return
@@ -119,9 +130,11 @@ def _can_seek(video: Video, wanted: set[int]) -> bool:
     return not video.vfr and min(wanted) > video.keyframe_distance_frames
 
 
-def _by_seek(video: Video, wanted: list[int], clock: _Deadline) -> dict[int, np.ndarray] | None:
-    """Pictures found by seeking, or None where no seek can be trusted."""
-    found: dict[int, np.ndarray] = {}
+def _by_seek(
+    video: Video, wanted: list[int], convert: Callable[..., T], clock: _Deadline
+) -> dict[int, T] | None:
+    """What is found by seeking, or None where no seek can be trusted."""
+    found: dict[int, T] = {}
     with open_video(video.path, offset=video.offset, size=video.size) as container:
         stream = video_stream(container)
         if stream is None or container.format.name in WITHOUT_INDEX:
@@ -132,7 +145,7 @@ def _by_seek(video: Video, wanted: list[int], clock: _Deadline) -> dict[int, np.
             for start in (run[0], max(0, run[0] - video.keyframe_distance_frames)):
                 frames = from_key_frame(container, video, start, watch=clock.watch)
                 with contextlib.suppress(SeekNotTrusted, av.FFmpegError):
-                    found |= _collect(frames, run, video)
+                    found |= _collect(frames, run, video, convert)
                 if found.keys() >= set(run):
                     break
             else:
@@ -181,23 +194,23 @@ def from_key_frame(
 
 
 def _collect(
-    frames: Iterable[tuple[int, av.VideoFrame]], wanted: Collection[int], video: Video
-) -> dict[int, np.ndarray]:
+    frames: Iterable[tuple[int, av.VideoFrame]],
+    wanted: Collection[int],
+    video: Video,
+    convert: Callable[..., T],
+) -> dict[int, T]:
     found, last = {}, max(wanted)
     for number, frame in frames:
         if number in wanted:
-            found[number] = _upright(frame, video)
+            found[number] = convert(frame, **_shown(video))
         if number >= last:
             break
     return found
 
 
-def _upright(frame: av.VideoFrame, video: Video) -> np.ndarray:
-    """[H, W, 3] uint8 as displayed, in the size the manifest says (streams may change theirs)."""
-    turned = video.rotation in (90, 270)
-    width, height = (video.height, video.width) if turned else (video.width, video.height)
-    rgb = REFORMATTER.reformat(frame, format="rgb24", width=width, height=height).to_ndarray()
-    return np.rot90(rgb, k=-video.rotation // 90) if video.rotation else rgb
+def _shown(video: Video) -> dict[str, int]:
+    """How its frames are displayed, whatever size the stream gives them."""
+    return {"width": video.width, "height": video.height, "rotation": video.rotation}
 
 
 class _Deadline:

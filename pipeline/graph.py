@@ -20,12 +20,9 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
-from pipeline.augment import AugmentConfig, Draw
+from pipeline.augment import AugmentConfig, Draw, blur_window
 from pipeline.errors import DataError
-from pipeline.sample import Track
-
-# Window of the blur: radius of three sigma at the largest sigma would do no more than this.
-MAX_BLUR_WINDOW = 23
+from pipeline.track import Track
 
 
 @dataclass(frozen=True)
@@ -226,10 +223,10 @@ def _parameters(operators: set[str], draws: list[Draw]) -> dict[str, np.ndarray]
         named["mean_matrix"] = np.stack([d.mean_matrix for d in draws]).astype(np.float32)
     if "blur" in operators:
         sigma = np.array([draw.blur_sigma for draw in draws], dtype=np.float32)
-        radius = np.minimum(np.ceil(3 * sigma), MAX_BLUR_WINDOW // 2).astype(np.int32)
+        window = np.array([blur_window(draw.blur_sigma) for draw in draws], dtype=np.int32)
         # A window of one pixel leaves the picture alone; its sigma only must not be zero.
         named |= {"sigma": np.where(sigma > 0, sigma, 1.0).astype(np.float32)}
-        named |= {"window": np.where(sigma > 0, 2 * radius + 1, 1).astype(np.int32)}
+        named |= {"window": window}
     if "solarize" in operators:
         named["solarize"] = np.array([draw.solarize_from for draw in draws], dtype=np.int32)
     return {name: np.ascontiguousarray(data) for name, data in named.items()}

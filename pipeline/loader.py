@@ -23,6 +23,7 @@ from pipeline.errors import DataError
 from pipeline.flow.beside import with_flow
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.views import FlowViews, Luma
+from pipeline.host import HostLane, HostViews
 from pipeline.manifest import Manifest
 from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
 from pipeline.shards.check import require_shards
@@ -171,11 +172,12 @@ def build_loader(
         if not numbers:
             continue
         first = (place.rank + shift) % place.world * local
+        host = _host_views(augment, place, _places(flow_views, numbers) if maker else None)
         stage = TrainingStage(
             manifest=manifest,
             clip=with_next_frame(clip) if maker else clip,
             augments=augments,
-            reader=Reader(data.decode_timeout_seconds),
+            reader=Reader(data.decode_timeout_seconds, host),
             seed=seed,
             global_batch=data.batch_size,
             first_sample=first_sample,
@@ -184,12 +186,11 @@ def build_loader(
             kinds=(decoder_of(manifest, data, place.device)[0],) * local,
         )
         lanes = _lanes(
-            manifest, data, place,
+            manifest, data, place, host,
             augments=tuple(augments[view] for view in numbers),
             samples=local,
             tracks_per_sample=1 if augment.consistent else clip.frames,
             training=True,
-            lumas=_places(flow_views, numbers) if maker else None,
         )  # fmt: skip
         streams.append(Stream(stage, lanes, data))
     return Loader(streams, place.device, noted, maker, flow_views)
@@ -216,18 +217,18 @@ def build_evaluation_loader(
     check(data)
     require_shards(manifest)
     kind, _ = decoder_of(manifest, data, place.device)
-    reader = Reader(data.decode_timeout_seconds)
     views = tuple(range(clips * augment.eval_crops))
     maker = _flow_of(flow, views if flow else (), augment, data, place, say)
+    host = _host_views(augment, place, views if maker else None)
+    reader = Reader(data.decode_timeout_seconds, host)
     planned = with_next_frame(clip) if maker else clip
     stage = EvaluationStage(manifest, planned, augment, reader, clips, data.batch_size, kind)
     lanes = _lanes(
-        manifest, data, place,
+        manifest, data, place, host,
         augments=(augment,) * len(views),
         samples=data.batch_size,
         tracks_per_sample=1,
         training=False,
-        lumas=views if maker else None,
     )  # fmt: skip
     return EvaluationLoader(Stream(stage, lanes, data), place, maker)
 
@@ -261,17 +262,26 @@ def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, 
     return choose_decoder(data.decoder, device, manifest.codecs)
 
 
+def _host_views(augment: AugmentConfig, place: Place, lumas: tuple[int, ...] | None) -> HostViews:
+    """lumas: places of the views whose flow is wanted; None where no view's is."""
+    whole = place.device == "cpu"
+    return HostViews(augment.size, whole, next_frame=lumas is not None, lumas=lumas or ())
+
+
 def _lanes(
     manifest: Manifest,
     data: DataConfig,
     place: Place,
+    host: HostViews,
     *,
     augments: tuple[AugmentConfig, ...],
     samples: int,
     tracks_per_sample: int,
     training: bool,
-    lumas: tuple[int, ...] | None,
 ) -> list:
+    if host.whole:
+        common = augments[0]
+        return [HostLane(host, mean=common.mean, std=common.std) for _ in range(data.lanes)]
     # DALI is imported here so that `import pipeline` works where DALI is missing.
     from pipeline.graph import GraphSpec, Lane
 
@@ -285,8 +295,8 @@ def _lanes(
         batch=-(-samples // data.lanes) * tracks_per_sample,
         threads=data.threads,
         depth=data.prefetch_batches,
-        next_frame=lumas is not None,
-        lumas=lumas or (),
+        next_frame=host.next_frame,
+        lumas=host.lumas,
     )
     return [Lane(spec) for _ in range(data.lanes)]
 

@@ -6,7 +6,8 @@ Sample s of a run is position s mod n of epoch s div n; its video, frames and dr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,29 +15,16 @@ from torch import Tensor
 
 from pipeline.augment import AugmentConfig, Draw, evaluation_draws, training_draw
 from pipeline.clip import ClipConfig, ClipPlan, training_plan, uniform_plan
-from pipeline.decode import decode_frames, read_bytes
+from pipeline.decode import decode_pictures, read_bytes
 from pipeline.errors import BadVideo, DataError
+from pipeline.host import HostViews
 from pipeline.manifest import Manifest, Video
 from pipeline.order import draws, order
+from pipeline.render import Picture
+from pipeline.track import NOTHING, Track
 
 CLIP, REPLACEMENT, VIEW = 0, 1, 2  # streams of order.draws; view v draws from stream VIEW + v
 ATTEMPTS = 8
-
-
-@dataclass(frozen=True)
-class Track:
-    """What the graph renders as one item: pictures, and for every view its rows and its draw.
-
-    pictures: [U, H, W, 3] uint8 decoded frames, or [n] uint8 the encoded file. frames: [U] their
-    numbers in the file. rows: [views, T]. A clip is one track; without consistency over time every
-    frame is a track of its own.
-    """
-
-    pictures: np.ndarray
-    frames: np.ndarray
-    rows: np.ndarray
-    draws: tuple[Draw, ...]
-    rotation: int
 
 
 @dataclass(frozen=True)
@@ -51,14 +39,14 @@ class Sample:
 
 @dataclass
 class HostBatch:
-    """Samples of one step for one process, their pictures in one flat buffer.
+    """Samples of one step for one process, their pictures and lumas in one flat buffer.
 
     One buffer is one shared-memory segment between a worker and the trainer, however many videos
-    there are; `shapes` cuts it again. starts: [samples, V], see Sample. `bad` lists the videos
-    found damaged on the way.
+    there are; `shapes` cuts it again, two for each track. starts: [samples, V], see Sample. `bad`
+    lists the videos found damaged on the way.
     """
 
-    pictures: Tensor
+    pixels: Tensor
     shapes: list[tuple[int, ...]]
     tracks: list[Track]
     index: np.ndarray
@@ -67,50 +55,64 @@ class HostBatch:
     bad: list[dict]
 
     def unpacked(self) -> list[Track]:
-        """Tracks with their pictures back in place, as views of the buffer."""
-        flat, start, tracks = self.pictures.numpy(), 0, []
-        for shape, track in zip(self.shapes, self.tracks, strict=True):
-            end = start + int(np.prod(shape))
-            pictures = flat[start:end].reshape(shape)
-            start = end
-            tracks.append(Track(pictures, track.frames, track.rows, track.draws, track.rotation))
-        return tracks
+        """Tracks with their arrays back in place, as views of the buffer."""
+        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)])
+        flat = self.pixels.numpy()
+        arrays = [
+            flat[start:end].reshape(shape)
+            for (start, end), shape in zip(pairwise(ends), self.shapes, strict=True)
+        ]
+        return [
+            replace(track, pictures=pictures, lumas=lumas)
+            for track, pictures, lumas in zip(self.tracks, arrays[::2], arrays[1::2], strict=True)
+        ]
 
 
 def pack(samples: list[Sample], bad: list[dict]) -> HostBatch:
     """Join samples; `HostBatch.unpacked` is the inverse."""
     tracks = [track for sample in samples for track in sample.tracks]
-    pictures = [track.pictures for track in tracks]
-    flat = np.concatenate([p.reshape(-1) for p in pictures]) if pictures else np.empty(0, np.uint8)
-    empty = np.empty(0, np.uint8)
-    bare = [Track(empty, t.frames, t.rows, t.draws, t.rotation) for t in tracks]
+    arrays = [array for track in tracks for array in (track.pictures, track.lumas)]
+    flat = np.concatenate([array.reshape(-1) for array in [*arrays, NOTHING]])
+    bare = [replace(track, pictures=NOTHING, lumas=NOTHING) for track in tracks]
     index = np.array([sample.index for sample in samples], dtype=np.int64)
     label = np.array([sample.label for sample in samples], dtype=np.int64)
     starts = np.stack([s.starts for s in samples]) if samples else np.empty((0, 0), np.int64)
-    shapes = [p.shape for p in pictures]
+    shapes = [array.shape for array in arrays]
     return HostBatch(torch.from_numpy(flat), shapes, bare, index, label, starts, bad)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns a video and a plan into pictures, decoded here ("ffmpeg") or later ("nvdec")."""
+    """Turns a clip of a video into tracks: rendered by the host as far as `views` says, or with
+    the encoded file, for a graph that decodes.
+    """
 
     timeout_seconds: float
+    views: HostViews
 
-    def pictures(self, video: Video, plan: ClipPlan, kind: str) -> np.ndarray:
-        if kind == "ffmpeg":
-            return decode_frames(video, plan.frames, timeout_seconds=self.timeout_seconds)
-        return read_bytes(video)
+    def tracks(
+        self,
+        video: Video,
+        plan: ClipPlan,
+        rows: list[np.ndarray],
+        draws: list[list[Draw]],
+        kind: str,
+    ) -> list[Track]:
+        """Tracks of one sample. rows: per view [T]; draws: per view one a clip, or one a frame."""
+        if kind == "nvdec":
+            return clip_tracks(read_bytes(video), video, plan, rows, draws)
+        pictures = decode_pictures(video, plan.frames, timeout_seconds=self.timeout_seconds)
+        return [self.views(track) for track in clip_tracks(pictures, video, plan, rows, draws)]
 
 
 def clip_tracks(
-    pictures: np.ndarray,
+    pictures: np.ndarray | list[Picture],
     video: Video,
     plan: ClipPlan,
     rows: list[np.ndarray],
     draws: list[list[Draw]],
 ) -> list[Track]:
-    """Tracks of one sample. rows: per view [T]; draws: per view one for the clip, or one a frame.
+    """Tracks of decoded pictures or of an encoded file; for the rest see `Reader.tracks`.
 
     One draw a clip: one track of T frames. T draws: T tracks of one frame each.
     """
@@ -121,7 +123,8 @@ def clip_tracks(
     tracks = []
     for t in range(per_frame):
         wanted, inverse = np.unique([row[t] for row in rows], return_inverse=True)
-        own = pictures[wanted] if pictures.ndim == 4 else pictures
+        is_file = isinstance(pictures, np.ndarray)
+        own = pictures if is_file else [pictures[row] for row in wanted]
         row = inverse.astype(np.int32)[:, None]
         tracks.append(Track(own, frames[wanted], row, tuple(d[t] for d in draws), turn))
     return tracks
@@ -187,7 +190,6 @@ class TrainingStage(torch.utils.data.Dataset):
         at = {"epoch": epoch, "position": position, "attempt": attempt}
         rng = draws(self.seed, stream=CLIP, **at)
         plan = training_plan(video.frames, self.clip, len(self.augments), rng)
-        pictures = self.reader.pictures(video, plan, kind)
         per_clip = 1 if self.augments[0].consistent else self.clip.frames
         drawn = []
         for view in self.views:
@@ -195,7 +197,7 @@ class TrainingStage(torch.utils.data.Dataset):
             size, augment = (video.width, video.height), self.augments[view]
             drawn.append([training_draw(*size, augment, rng) for _ in range(per_clip)])
         rows = [plan.views[view] for view in self.views]
-        tracks = clip_tracks(pictures, video, plan, rows, drawn)
+        tracks = self.reader.tracks(video, plan, rows, drawn, kind)
         return Sample(index, video.label, tracks, plan.starts)
 
 
@@ -237,10 +239,10 @@ class EvaluationStage(torch.utils.data.Dataset):
     def read(self, index: int) -> Sample:
         video = self.manifest[index]
         plan = uniform_plan(video.frames, self.clip, self.clips)
-        pictures = self.reader.pictures(video, plan, self.kind)
         crops = evaluation_draws(video.width, video.height, self.augment)
         rows = [clip for clip in plan.views for _ in crops]
-        tracks = clip_tracks(pictures, video, plan, rows, [[crop] for crop in crops] * self.clips)
+        drawn = [[crop] for crop in crops] * self.clips
+        tracks = self.reader.tracks(video, plan, rows, drawn, self.kind)
         return Sample(index, video.label, tracks, np.repeat(plan.starts, len(crops)))
 
 

@@ -431,7 +431,8 @@ def test_evaluation_crops_the_central_square(tmp_path, size, scale):
     manifest = listed(tmp_path / "m.parquet", [described(path)])
     (batch,) = evaluation(manifest, augment=replace(PLAIN, eval_scale=scale), clips=1)
     red, green = batch.views[0][0, 0, 0], batch.views[0][0, 1, 0]
-    assert red[2:-2, 2:-2].min() > 200
+    # Chroma has half the resolution, so red and white are mixed where they meet.
+    assert red[2:-2, 2:-2].min() > 150
     half = len(green) // 2
     assert green[2 : half - 4, 2 : half - 4].max() < 80
     assert green[2:-2, half + 4 : -2].min() > 200 and green[half + 4 : -2, 2:-2].min() > 200

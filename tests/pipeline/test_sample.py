@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,16 +19,17 @@ from pipeline.errors import BadVideo, DataError
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.order import order
 from pipeline.probe import probe
+from pipeline.render import Picture
 from pipeline.sample import (
     ATTEMPTS,
     EvaluationStage,
     Reader,
     Sample,
-    Track,
     TrainingStage,
     clip_tracks,
     pack,
 )
+from pipeline.track import Track
 from tests.videos import read_number, write_video
 
 VIDEOS = 7
@@ -63,11 +65,27 @@ def damaged(videos: list[Video], folder: Path, which: set[int]) -> Manifest:
     return listed(folder / "damaged.parquet", rows)
 
 
+@dataclass(frozen=True)
+class AsDecoded:
+    """In the place of HostViews: pictures [U, H, W, 3] as they are in the video, to be read."""
+
+    def __call__(self, track: Track) -> Track:
+        return replace(track, pictures=np.stack([as_rgb(one) for one in track.pictures]))
+
+
+def as_rgb(picture: Picture) -> np.ndarray:
+    size = picture.planes[0].shape[1::-1]
+    return cv2.transform(cv2.merge([cv2.resize(p, size) for p in picture.planes]), picture.to_rgb)
+
+
+READER = Reader(timeout_seconds=30, views=AsDecoded())
+
+
 def training(manifest: Manifest, *, augment=None, number: int = 2, **changed) -> TrainingStage:
-    whole = {
+    options = {
         "clip": ClipConfig(frames=4, stride=2),
         "augments": of_views(augment or AugmentConfig(size=16), number),
-        "reader": Reader(timeout_seconds=30),
+        "reader": READER,
         "seed": 5,
         "global_batch": 2,
         "first_sample": 0,
@@ -75,19 +93,19 @@ def training(manifest: Manifest, *, augment=None, number: int = 2, **changed) ->
         "slots": (0, 1),
         "kinds": ("ffmpeg", "ffmpeg"),
     }
-    return TrainingStage(manifest, **(whole | changed))
+    return TrainingStage(manifest, **(options | changed))
 
 
 def evaluation(manifest: Manifest, **changed) -> EvaluationStage:
-    whole = {
+    options = {
         "clip": ClipConfig(frames=4, stride=2),
         "augment": AugmentConfig(size=16),
-        "reader": Reader(timeout_seconds=30),
+        "reader": READER,
         "clips": 2,
         "batch": 3,
         "kind": "ffmpeg",
     }
-    return EvaluationStage(manifest, **(whole | changed))
+    return EvaluationStage(manifest, **(options | changed))
 
 
 def same_draw(ours: Draw, theirs: Draw) -> bool:
@@ -145,7 +163,7 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
     assert batch.label.tolist() == [n - 1 for n in range(len(samples))]
     assert batch.index.dtype == batch.label.dtype == batch.starts.dtype == np.int64
     assert batch.starts.tolist() == [[n, 5] for n in range(len(samples))]
-    assert len(batch.pictures) == sum(t.pictures.size for t in wanted)
+    assert len(batch.pixels) == sum(t.pictures.size for t in wanted)
 
 
 # Tracks
@@ -153,7 +171,7 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
 
 def test_one_draw_makes_one_track_and_a_draw_a_frame_makes_tracks_of_one_frame(videos):
     plan = ClipPlan.of([np.array([10, 12, 14]), np.array([12, 12, 16])])
-    pictures = np.repeat(plan.frames.astype(np.uint8)[:, None, None, None], 3, axis=3)
+    pictures = [Picture((np.full((2, 2), n, np.uint8),), np.eye(3, 4)) for n in plan.frames]
     draws = [[Draw((0, 0, 1, (t + 1) / 10 + view / 100)) for t in range(3)] for view in range(2)]
     video = replace(videos[0], rotation=90, first_frame=100)
     whole = clip_tracks(pictures, video, plan, list(plan.views), [d[:1] for d in draws])
@@ -164,7 +182,7 @@ def test_one_draw_makes_one_track_and_a_draw_a_frame_makes_tracks_of_one_frame(v
     singles = clip_tracks(pictures, video, plan, list(plan.views), draws)
     encoded = clip_tracks(np.zeros(9, np.uint8), video, plan, list(plan.views), draws)
     for t, (track, coded) in enumerate(zip(singles, encoded, strict=True)):
-        shown = [int(track.pictures[row[0], 0, 0, 0]) for row in track.rows]
+        shown = [int(track.pictures[row[0]].planes[0][0, 0]) for row in track.rows]
         assert shown == [[10, 12, 14][t], [12, 12, 16][t]]
         assert [int(coded.frames[row[0]]) - 100 for row in coded.rows] == shown
         assert len(coded.pictures) == 9
@@ -411,13 +429,13 @@ def test_eight_damaged_videos_in_a_row_end_the_run_in_one_line(videos, tmp_path)
 def test_a_video_past_its_deadline_is_replaced(manifest, monkeypatch):
     """Only the first attempt is late; the stand-in has its own full time."""
     slow = training(manifest).video_at(0, 0, 0)
-    read = Reader.pictures
+    read = Reader.tracks
 
-    def late_for_one(self, video, plan, kind):
+    def late_for_one(self, video, *arguments):
         seconds = -1.0 if video.key == manifest[slow].key else 30.0
-        return read(Reader(seconds), video, plan, kind)
+        return read(replace(READER, timeout_seconds=seconds), video, *arguments)
 
-    monkeypatch.setattr(Reader, "pictures", late_for_one)
+    monkeypatch.setattr(Reader, "tracks", late_for_one)
     bad: list[dict] = []
     assert training(manifest).sample(0, "ffmpeg", bad).index != slow
     assert bad[0]["code"] == "E-TIMEOUT"
@@ -455,7 +473,7 @@ def test_evaluation_leaves_damaged_videos_out_and_lists_them(videos, tmp_path):
     groups = [stage[group] for group in range(3)]
     assert [g.index.tolist() for g in groups] == [[0, 2], [], [6]]
     assert [[entry["index"] for entry in g.bad] for g in groups] == [[1], [3, 4, 5], []]
-    assert groups[1].unpacked() == [] and len(groups[1].pictures) == 0
+    assert groups[1].unpacked() == [] and len(groups[1].pixels) == 0
 
 
 def test_a_missing_file_is_a_bad_video_like_any_other(videos, tmp_path):

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from pipeline import AugmentConfig, Manifest
+from pipeline.decode import decode_frames
 from pipeline.flow.encoding import flow_of_image
 from pipeline.flow.views import FlowViews
 from pipeline.manifest import Video
-from pipeline.sample import HostBatch, Track
+from pipeline.sample import HostBatch
+from pipeline.track import Track
 from tools.preview.draws import Facts, describe
 from tools.preview.wheel import LEAST_RIM_PIXELS, colored
 from training import stages
+from training.config import Recipe
 from training.distributed import Process
 
 Box = tuple[int, tuple[float, float, float, float]]  # view, (top, left, bottom, right) in [0, 1]
@@ -91,7 +94,7 @@ def read_samples(
     some = min(count, (stage.last_step - step) * batch)
     for nth, (views, lumas, host) in enumerate(stream.run(range(some))):
         where = {"step": step + nth // batch, "place": nth % batch}
-        shown = _shown(first + nth, where, views, host, manifest, stage.recipe.augment)
+        shown = _shown(first + nth, where, views, host, manifest, stage.recipe)
         if loader.flow:
             flows = dict(zip(flow_views, loader.flow(lumas), strict=True))
             shown = _with_flow(shown, flows, loader.flow)
@@ -112,11 +115,11 @@ def _shown(
     views: Sequence[Tensor],
     host: HostBatch,
     manifest: Manifest,
-    augment: AugmentConfig,
+    recipe: Recipe,
 ) -> Shown:
     epoch, position = divmod(number, len(manifest))
     video, label = manifest[int(host.index[0])], int(host.label[0])
-    tracks = host.unpacked()
+    tracks, seconds = host.unpacked(), recipe.data.decode_timeout_seconds
     return Shown(
         number=number,
         epoch=epoch,
@@ -124,29 +127,30 @@ def _shown(
         **where,
         video=video,
         label=manifest.classes[label] if label >= 0 else "no label",
-        strips=[_source(tracks, video), *_views(tracks, views, video, augment)],
+        strips=[
+            _source(tracks, video, seconds),
+            *_views(tracks, views, video, recipe.augment),
+        ],
         replaced=[f"{bad['path']}: {bad['code']} {bad['detail']}" for bad in host.bad],
     )
 
 
-def _source(tracks: list[Track], video: Video) -> Strip:
-    """The decoded frames, each once, with what every view cuts out of them."""
-    pictures: dict[int, np.ndarray] = {}
+def _source(tracks: list[Track], video: Video, timeout_seconds: float) -> Strip:
+    """The frames that were decoded, each once, with what every view cuts out of them."""
     boxes: dict[int, list[Box]] = {}
     for track in tracks:
-        numbers = track.frames.tolist()
-        pictures |= dict(zip(numbers, track.pictures, strict=True))
         for view, (rows, draw) in enumerate(zip(track.rows, track.draws, strict=True)):
-            for row in np.unique(rows):
-                boxes.setdefault(numbers[row], []).append((view, draw.roi))
-    numbers = sorted(pictures)
+            for number in np.unique(track.frames[rows]).tolist():
+                boxes.setdefault(number, []).append((view, draw.roi))
+    numbers = sorted(boxes)
     rate = f"{float(video.fps):g} frames/s" if video.fps else "unknown rate"
     facts = {
         "picture": f"{video.width} × {video.height}, {video.codec}",
         "video": f"{video.frames:,} frames, {rate}",
         "decoded": f"{len(numbers)} frames, {numbers[0]} to {numbers[-1]}",
     }
-    frames = np.stack([pictures[n] for n in numbers])
+    of_video = np.array(numbers) - video.first_frame
+    frames = decode_frames(video, of_video, timeout_seconds=timeout_seconds)
     return Strip("source", frames, numbers, facts, boxes=[boxes[n] for n in numbers])
 
 
