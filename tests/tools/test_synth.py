@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -80,7 +81,9 @@ def test_same_arguments_give_the_same_bytes_in_one_process_and_in_two(written, t
     assert digests(tmp_path) == digests(written)
 
 
-@pytest.mark.parametrize("other", [["--split", "test"], ["--seed", "1"], ["--motion-only"]])
+@pytest.mark.parametrize(
+    "other", [["--split", "test"], ["--seed", "1"], ["--motion-only"], ["--progress"]]
+)
 def test_another_split_seed_or_kind_gives_other_videos(written, tmp_path, other):
     assert main([str(tmp_path), *SMALL, "--jobs", "1", *other]) == 0
     assert not set(digests(tmp_path).values()) & set(digests(written).values())
@@ -143,6 +146,51 @@ def test_motion_only_keeps_the_motion():
     undressed = draw_shot(4, 3, Options(motion_only=True)).sprites[-1].tracks
     np.testing.assert_array_equal(undressed.x, usual.x)
     np.testing.assert_array_equal(undressed.angle, usual.angle)
+
+
+def progress_of(index: int, number: int, **options) -> tuple[np.ndarray, np.ndarray]:
+    """How large the object is and how bright the light, [T] each, beside the same shot at rest."""
+    still = draw_shot(index, number, Options(**options))
+    moving = draw_shot(index, number, Options(progress=True, **options))
+    growth = moving.sprites[-1].tracks.stretch_x / still.sprites[-1].tracks.stretch_x
+    return growth[0], moving.light[:, 0] / still.light[:, 0]
+
+
+def test_progress_goes_one_way_and_alike_in_all_classes():
+    ends = np.zeros((len(CLASSES), 40, 2))
+    for index in range(len(CLASSES)):
+        for number in range(40):
+            growth, light = progress_of(index, number, frames=5)
+            assert (np.diff(growth) > 0).all() and (np.diff(light) < 0).all()
+            ends[index, number] = growth[-1] / growth[0], light[-1] / light[0]
+    # (0.55 + 0.8) / 0.55 = 2.45 to 3; (1.1 - 0.6) / 1.1 = 0.45 to 0.59
+    assert ends[..., 0].min() >= 2.45 and ends[..., 0].max() <= 3.01
+    assert ends[..., 1].min() >= 0.45 and ends[..., 1].max() <= 0.6
+    # a class's mean of 40 uniform draws has a standard error of width / sqrt(12 * 40)
+    apart = np.ptp(ends.mean(axis=1), axis=0) / np.array([0.55, 0.15])
+    assert (apart < 8 / np.sqrt(12 * 40)).all()
+
+
+@pytest.mark.parametrize("motion_only", [False, True])
+def test_progress_leaves_all_else_as_it_is(motion_only):
+    options = Options(frames=5, motion_only=motion_only)
+    still, moving = (draw_shot(4, 3, replace(options, progress=value)) for value in (False, True))
+    for name in ("x", "y", "angle"):
+        tracks = [getattr(shot.sprites[-1].tracks, name) for shot in (still, moving)]
+        np.testing.assert_array_equal(*tracks)
+    np.testing.assert_array_equal(still.camera.zoom, moving.camera.zoom)
+    assert still.backdrop.scene is moving.backdrop.scene
+    assert (still.backdrop.period, still.noise) == (moving.backdrop.period, moving.noise)
+    assert len(still.sprites) == len(moving.sprites)
+
+
+def test_progress_is_seen():
+    options = Options(size=32, frames=6, progress=True)
+    videos = [render_video(index, 0, options) for index in range(len(CLASSES))]
+    darker = np.array([video[-1].mean() / video[0].mean() for video in videos])
+    # levels are the square root of the light: 0.45 to 0.59 of it; a large bright object adds some
+    assert darker.max() < 0.95
+    assert darker.mean() < 0.8
 
 
 @pytest.mark.parametrize("index", range(len(CLASSES)), ids=[action.name for action in CLASSES])

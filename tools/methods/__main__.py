@@ -17,32 +17,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.demo import Scale, StepFailed
+from tools.demo import StepFailed
 from tools.methods import table
 from tools.methods.run import make_data, run_all, trials
-from tools.methods.trials import CLAIMS, VARIANTS
+from tools.methods.trials import PLAN
 from training.errors import ConfigError
-
-# 12 x 40 = 480 videos to train on and to search, 12 x 25 = 300 that ask: one is 0.33 points.
-SCALE = Scale(
-    "", classes=12, train_videos=40, test_videos=25, clips=2, video_options=("--size", "32")
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    variants = [v for v in VARIANTS if v.method in arguments.methods]
-    claims = [claim for claim in CLAIMS if claim.method in arguments.methods]
+    plan = PLAN.of(arguments.methods)
     folder, start = arguments.folder.absolute(), time.perf_counter()
-    todo = trials(folder, variants, arguments.seeds, clips=SCALE.clips)
+    todo = trials(folder, plan, arguments.seeds)
     try:
-        make_data(folder, SCALE, arguments.seeds)
+        make_data(folder, plan, arguments.seeds)
         run_all(todo, jobs=arguments.jobs)
     except (ConfigError, StepFailed) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     found = table.rows(todo)
-    said = table.verdicts(found, claims)
+    said = table.verdicts(found, plan.claims, plan.tasks)
     table.show(found, said, Console())
     table.write(
         folder, found, said, shlex.join(["python", "-m", "tools.methods", *(argv or sys.argv[1:])])
@@ -54,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    methods = sorted({variant.method for variant in VARIANTS})
+    methods = PLAN.methods
     parser = argparse.ArgumentParser(
         prog="python -m tools.methods", description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

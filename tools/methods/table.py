@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +13,30 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.methods.run import Trial
-from tools.methods.trials import TASKS, Claim
+from tools.methods.trials import Claim, Task
 
 CLEAR_POINTS = 5.0  # by which a trained network has to beat its untrained one, on average
+COLUMNS = ("method", "variant", "untrained", "trained", "gain")
 
 
 def rows(done: Sequence[Trial]) -> list[dict]:
-    """One for each variant: its R@1 by seed in per cent, and the gain over the untrained one."""
-    untrained = {(t.variant.method, t.seed): 100 * t.share() for t in done if t.random}
+    """One for each variant: its R@1 by seed in per cent, and the untrained network's.
+
+    Where it has a task of its own, its scalar by seed in per cent as well.
+    """
+    untrained = {trial.start: 100 * trial.share() for trial in done if trial.untrained}
     found: dict[tuple[str, str], dict] = {}
     for trial in done:
-        if trial.random:
+        if trial.untrained:
             continue
         variant = trial.variant
-        row = found.setdefault(
-            (variant.method, variant.name),
-            {
-                "method": variant.method,
-                "variant": variant.name,
-                "is_default": variant.is_default,
-                "untrained": {},
-                "R@1": {},
-            },
-        )
-        row["untrained"][trial.seed] = untrained[variant.method, trial.seed]
+        new = {"method": variant.method, "variant": variant.name, "is_default": variant.is_default,
+               "untrained": {}, "R@1": {}, "task": {}}  # fmt: skip
+        row = found.setdefault((variant.method, variant.name), new)
+        row["untrained"][trial.seed] = untrained[trial.start]
         row["R@1"][trial.seed] = 100 * trial.share()
-        if task := TASKS.get((variant.method, variant.name)):
-            row.setdefault(task[0], {})[trial.seed] = 100 * trial.last_mean(task[0])
+        if trial.task:
+            row["task"][trial.seed] = 100 * trial.task_share()
     return list(found.values())
 
 
@@ -48,23 +45,36 @@ def gains(row: dict) -> list[float]:
     return [row["R@1"][seed] - row["untrained"][seed] for seed in row["R@1"]]
 
 
-def verdicts(found: Sequence[dict], claims: Sequence[Claim]) -> list[dict]:
-    """Each claim with its differences by seed. It holds when the mean is above its standard error.
+def verdicts(found: Sequence[dict], claims: Sequence[Claim], tasks: Sequence[Task]) -> list[dict]:
+    """Each claim and each task, with its points by seed."""
+    by_name = {(row["method"], row["variant"]): row for row in found}
+    said = []
+    for claim in claims:
+        better, worse = (by_name[claim.method, name]["R@1"] for name in (claim.better, claim.worse))
+        text = f"{claim.method}: {claim.better} > {claim.worse}"
+        points = [better[seed] - worse[seed] for seed in better]
+        said.append(verdict(text, claim.source, points))
+    for task in tasks:
+        text = f"{task.method}: {task.words} > {100 * task.least:.0f} %, on test videos"
+        points = [v - 100 * task.least for v in by_name[task.method, task.variant]["task"].values()]
+        said.append(verdict(text, task.source, points, clear=100 * task.clear))
+    return said
+
+
+def verdict(text: str, source: str, points: Sequence[float], *, clear: float = 0.0) -> dict:
+    """It holds where the mean is above its standard error and `clear`; it does not hold where it
+    is below minus its error, or by its error below `clear`.
 
     With three seeds a standard error is itself rough: "not decided" is the honest word for less.
     """
-    by_name = {(row["method"], row["variant"]): row["R@1"] for row in found}
-    said = []
-    for claim in claims:
-        better, worse = by_name[claim.method, claim.better], by_name[claim.method, claim.worse]
-        differences = [better[seed] - worse[seed] for seed in better]
-        mean = float(np.mean(differences))
-        error = _standard_error(differences)
-        verdict = "holds" if mean > error else "does not hold" if mean < -error else "not decided"
-        text = f"{claim.method}: {claim.better} > {claim.worse}"
-        said.append({"claim": text, "source": claim.source, "differences": differences,
-                     "mean": mean, "verdict": verdict})  # fmt: skip
-    return said
+    mean, error = float(np.mean(points)), _standard_error(points)
+    word = "not decided"
+    if mean > error and mean > clear:
+        word = "holds"
+    elif mean + error < clear:
+        word = "does not hold"
+    return {"claim": text, "source": source, "differences": list(points), "mean": mean,
+            "verdict": word}  # fmt: skip
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -85,7 +95,7 @@ def failures(found: Sequence[dict]) -> list[str]:
 
 def show(found: Sequence[dict], said: Sequence[dict], console: Console) -> None:
     table = Table(title="Retrieval R@1, per cent: mean (lowest to highest seed)")
-    for name in ("method", "variant", "untrained", "trained", "gain", "own task"):
+    for name in COLUMNS:
         table.add_column(name)
     for row in found:
         table.add_row(*cells(row))
@@ -96,19 +106,17 @@ def show(found: Sequence[dict], said: Sequence[dict], console: Console) -> None:
 
 def cells(row: dict) -> list[str]:
     """The columns of a variant, as text."""
-    task, chance = TASKS.get((row["method"], row["variant"]), ("", 0.0))
-    own = f"{task} {span(row[task].values())}, chance {100 * chance:.0f}" if task else ""
     return [row["method"], row["variant"], span(row["untrained"].values()),
-            span(row["R@1"].values()), span(gains(row)), own]  # fmt: skip
+            span(row["R@1"].values()), span(gains(row))]  # fmt: skip
 
 
 def line(verdict: dict) -> str:
     """A claim in words."""
     by_seed = ", ".join(f"{points:+.1f}" for points in verdict["differences"])
-    return f"{verdict['verdict']}: {verdict['claim']}, {verdict['mean']:+.1f} points ({by_seed})"
+    return f"{verdict['verdict']}: {verdict['claim']}, by {verdict['mean']:+.1f} points ({by_seed})"
 
 
-def span(values) -> str:
+def span(values: Iterable[float]) -> str:
     values = list(values)
     return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
@@ -118,8 +126,7 @@ def write(folder: Path, found: Sequence[dict], said: Sequence[dict], command: st
     conditions = {"command": command, "machine": platform.machine(), "cores": os.cpu_count()}
     content = {"conditions": conditions, "variants": list(found), "claims": list(said)}
     (folder / "methods.json").write_text(json.dumps(content, indent=2) + "\n")
-    lines = ["| method | variant | untrained | trained | gain | own task |",
-             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in found]
     lines += ["", *[f"- {line(verdict)} ({verdict['source']})" for verdict in said]]
     (folder / "methods.md").write_text("\n".join(lines) + "\n")

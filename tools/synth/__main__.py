@@ -68,6 +68,7 @@ def _options(chosen: argparse.Namespace) -> Options:
         frames=chosen.frames,
         fps=chosen.fps,
         motion_only=chosen.motion_only,
+        progress=chosen.progress,
     )
 
 
@@ -94,6 +95,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fps", type=int, default=24)
     parser.add_argument(
         "--motion-only", action="store_true", help="scene and object tell nothing of the class"
+    )
+    parser.add_argument(
+        "--progress", action="store_true", help="night falls and the object comes nearer"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     chosen = parser.parse_args(arguments)

@@ -19,6 +19,7 @@ class Options:
     frames: int = 40
     fps: int = 24
     motion_only: bool = False
+    progress: bool = False
 
 
 class Purpose(IntEnum):
@@ -29,6 +30,7 @@ class Purpose(IntEnum):
     TEXTURE = 2
     NOISE = 3
     ENCODER = 4
+    PROGRESS = 5
 
 
 def stream(

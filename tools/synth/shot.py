@@ -90,13 +90,36 @@ def draw_shot(class_index: int, number: int, options: Options) -> Shot:
         route=_actor_tracks(rng, class_index, number, options),
     )
     seconds = _seconds(options)
-    return Shot(
+    shot = Shot(
         backdrop=_draw_backdrop(rng, scene, luma=ground_luma),
         sprites=(*_draw_distractors(rng, seconds, ground_luma), actor),
         camera=_draw_camera(rng, seconds),
         light=_draw_light(rng, seconds),
         blur=rng.uniform(0, 0.5),
         noise=rng.uniform(0, 0.04),
+    )
+    return _progressing(shot, class_index, number, options) if options.progress else shot
+
+
+def _progressing(shot: Shot, class_index: int, number: int, options: Options) -> Shot:
+    """The same shot while night falls and the object comes nearer, alike in all classes.
+
+    A motion repeats itself: without this, nothing tells the parts of a video in time.
+    """
+    rng = stream(options, class_index, number, purpose=Purpose.PROGRESS)
+    way = np.linspace(0, 1, options.frames, dtype=np.float32)
+    *distractors, actor = shot.sprites
+    growth = 0.55 + way * rng.uniform(0.8, 1.1)  # the last frame's object is 2.5 to 3 as large
+    dusk = 1.1 - way * rng.uniform(0.45, 0.6)
+    route = replace(
+        actor.tracks,
+        stretch_x=actor.tracks.stretch_x * growth,
+        stretch_y=actor.tracks.stretch_y * growth,
+    )
+    return replace(
+        shot,
+        sprites=(*distractors, replace(actor, tracks=route)),
+        light=(shot.light * dusk[:, None]).astype(np.float32),
     )
 
 
