@@ -9,7 +9,8 @@
     python evaluate.py --compare results/a/retrieval.json results/b/retrieval.json
 
 Every test video is counted: one that does not decode is listed, never replaced.
-Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint, 130 Ctrl-C.
+Exit codes: 0 done, 2 usage or recipe, 3 data or failed videos, 4 checkpoint, 5 outputs
+of the network that are not finite, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__.split("\n\n")[0], epilog=usage.options(OPTIONS),
+        prog="evaluate.py", description=__doc__, epilog=usage.options(OPTIONS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("protocol", nargs="?", choices=[*OPTIONS, FUSE])
@@ -68,7 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="measure although test videos are training videos, too")  # fmt: skip
     parser.add_argument("--results", nargs=2, type=Path, metavar=("RGB", "FLOW"),
                         help="fuse: output folders of two encoders")  # fmt: skip
-    parser.add_argument("--of", choices=list(MEASURES), default="retrieval",
+    parser.add_argument("--of", choices=list(MEASURES),
                         help="fuse: the protocol whose results are joined (retrieval)")  # fmt: skip
     parser.add_argument("--compare", nargs=2, type=Path, metavar="JSON",
                         help="only print how two results of one protocol differ")  # fmt: skip
@@ -76,6 +77,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if wrong := _wrong(args):
         parser.error(wrong)
+    args.of = args.of or "retrieval"
     return args
 
 
@@ -84,17 +86,21 @@ def run(args: argparse.Namespace) -> int:
         print(compare.table(*map(read_content, args.compare)))
         return 0
     make_folder(Path(args.output))
-    if args.protocol == FUSE:
-        return run_fuse(args)
-    if args.protocol == EXPORT:
-        return run_export(args)
-    return run_splits(args)
+    runs = {FUSE: run_fuse, EXPORT: run_export}
+    try:
+        return runs.get(args.protocol, run_splits)(args)
+    except OSError as error:  # videos that cannot be read are listed instead
+        raise errors.ConfigError(
+            f"error: cannot read or write · {error.filename2 or error.filename or args.output} · "
+            f"{error.strerror} · mend it, or choose another folder with -o"
+        ) from error
 
 
 def run_splits(args: argparse.Namespace) -> int:
     """Measure every pair of manifests, and where there are several, the mean over them."""
     source, options = prepared(args, args.protocol)
     splits = [labelled(args, *pair) for pair in zip(args.train, args.test, strict=True)]
+    inputs.check_splits([sets["train"] for sets in splits])
     output, contents = Path(args.output), []
     with distributed.joined(source.recipe.run.device) as process:
         for number, sets in enumerate(splits, 1):
@@ -109,6 +115,7 @@ def run_splits(args: argparse.Namespace) -> int:
 def measure(job: Job) -> dict:
     """Measure, write <protocol>.json and print the figures; what the file says."""
     make_folder(job.folder)
+    job.check_flow()
     outcome = MEASURES[job.protocol].measure(job)
     content = record.content_of(job, outcome)
     if job.process.is_main:
@@ -123,6 +130,7 @@ def run_export(args: argparse.Namespace) -> int:
     sets = {part: read(path[0], split) for part, path, split in paths if path}
     with distributed.joined(source.recipe.run.device) as process:
         job = Job(EXPORT, source, options, sets, Path(args.output), process)
+        job.check_flow()
         paths = [export.write(job, part) for part in sets]
     content = {part: record.counts(job, part) for part in sets}
     if process.is_main:
@@ -217,6 +225,11 @@ def _wrong(args: argparse.Namespace) -> str:
     """What the protocol lacks on the command line, in words; empty where it lacks nothing."""
     if args.compare:
         return ""
+    for name in ("results", "of"):
+        if getattr(args, name) and args.protocol != FUSE:
+            return f"--{name} is of fuse, not of {args.protocol}"
+    if args.results and (unused := _beside_results(args)):
+        return f"{unused} has no effect with --results, which joins what is measured already"
     sets = ["train", "test"] if args.protocol != EXPORT else [] if args.train else ["test"]
     needed = ["protocol", "output", *([] if args.results else ["checkpoint", *sets])]
     if lacks := [name for name in needed if not getattr(args, name)]:
@@ -227,6 +240,14 @@ def _wrong(args: argparse.Namespace) -> str:
     if several and not args.results:
         return "--train and --test go together, once for each split; features and fuse take one"
     return ""
+
+
+def _beside_results(args: argparse.Namespace) -> str:
+    """An argument that says how to measure, where nothing is to be measured; empty: none."""
+    named = {"--" + name: getattr(args, name)
+             for name in ("checkpoint", "recipe", "preset", "train", "test", "clips")}  # fmt: skip
+    named |= dict.fromkeys(args.overrides, True)
+    return next((name for name, given in named.items() if given), "")
 
 
 def _positive(text: str) -> int:

@@ -100,7 +100,7 @@ def check_sync(key: str, *, device: str, instead: str) -> None:
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
     """Buffers of the batch norms that each rank fills from its own samples, by state-dict name.
 
-    They change no training step, only what the module does in eval mode.
+    They change no step in which the module trains, only what it does in eval mode.
     """
     return {
         f"{name}.{buffer}".removeprefix("."): tensor

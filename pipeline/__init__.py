@@ -12,9 +12,11 @@ A clip meets these modules in this order:
     clip         (frames, rng) -> frame numbers of every view (interval: how far apart a pair is)
     augment      rng -> crop, flip, colour, blur of every view
     decode       bytes + frame numbers -> pictures
+    render       picture + draw -> a view's region at its size, its colours, its luma
+    host         on a CPU all of a view, for a GPU what it shows (track: what a lane is given)
     sample       all of the above for one sample: the host stage, run in worker processes
     workers      the host stage in processes of its own, watched
-    graph        the DALI graph: pictures + draws -> views, and their luma where flow is wanted
+    graph        on a GPU, the DALI graph: pictures + draws -> views, and luma where flow is wanted
     flow         luma -> optical flow -> flow views
     stream       workers and lanes, joined in order
     loader       streams and flow -> batches

@@ -1,4 +1,4 @@
-"""The augmentation of a view as data: a few numbers drawn per clip, executed by the graph.
+"""The augmentation of a view as data: a few numbers drawn per clip, executed by host or graph.
 
 One draw serves all frames of a clip, so a clip is consistent over time by construction. With
 `consistent: false` (an ablation) every frame is drawn for itself.
@@ -211,6 +211,11 @@ def check(config: AugmentConfig, *, where: str = "augment") -> None:
             raise ValueError(
                 f"{where}.{name}: expected [low, high] with 0 < low <= high, got {pair}"
             )
+    for name in ("mean", "std"):
+        if len(values := getattr(config, name)) != 3:
+            raise ValueError(f"{where}.{name}: expected one each of red, green, blue, got {values}")
+    if not min(config.std) > 0:
+        raise ValueError(f"{where}.std: expected numbers above 0, got {config.std}")
     if config.scale[1] > 1 or not 0 < config.eval_scale <= 1:
         raise ValueError(f"{where}.scale and {where}.eval_scale: at most 1, the whole picture")
     if config.size < 1:

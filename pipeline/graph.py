@@ -1,6 +1,7 @@
-"""The DALI graph: pictures and draws -> normalised views. One definition for CPU and GPU.
+"""The DALI graph: pictures and draws -> normalised views, on a GPU. Tests run it on a CPU, too,
+where a training has `pipeline.host` instead.
 
-    ffmpeg: frames [U, H, W, 3] from the host ─┐
+    ffmpeg: crops [n, S, S, 3] from the host ──┐
     nvdec: bytes -> fn.decoders.video ─────────┴─ rows -> resize (region) -> colour -> blur
                                      -> solarise -> mirror, normalise -> [C, T, H, W]
 

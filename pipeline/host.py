@@ -57,7 +57,9 @@ class HostViews:
 
 
 class HostLane:
-    """Where `pipeline.graph.Lane` stands on a GPU: whole views in, normalised, in one thread."""
+    """What `pipeline.graph.Lane` is on a GPU: whole views go in and come out normalised, which a
+    thread of its own does.
+    """
 
     def __init__(self, spec: HostViews, *, mean: Sequence[float], std: Sequence[float]):
         self.spec = spec
@@ -84,5 +86,5 @@ class HostLane:
     def _normalised(self, pixels: Tensor) -> Tensor:
         """[tracks, T, S, S, 3] uint8 -> [tracks, 3, T, S, S] float32."""
         planes = pixels.permute(0, 4, 1, 2, 3)
-        out = torch.empty(planes.shape)
-        return torch.sub(planes, self._mean, out=out).div_(self._std)
+        # The strided read by itself: 0.07 s for 16 clips of 32 x 112 x 112; all at once, 0.12.
+        return torch.empty(planes.shape).copy_(planes).sub_(self._mean).div_(self._std)

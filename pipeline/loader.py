@@ -1,6 +1,6 @@
 """From samples to batches: streams of rendered views, their flow, and their joining in order.
 
-    sampler (step numbers) -> workers (host stage) -> lanes (graphs) ( -> flow) -> Batch
+    sampler (step numbers) -> workers (host stage) -> lanes ( -> flow) -> Batch
 
 Steps k+1, k+2, ... are in the workers, in the lanes and at the flow while step k trains. The
 loader has no state: `batches(first, last)` starts anywhere at once.
@@ -38,10 +38,10 @@ class DataConfig:
     split: str = ""  # use only these rows of it; empty: all
     batch_size: int = 256  # samples of one step over all processes together
     decoder: Literal["auto", "ffmpeg", "nvdec"] = "auto"  # ffmpeg on the host, nvdec on the GPU
-    lanes: int = 1  # graphs working side by side in each process
+    lanes: int = 1  # graphs working side by side in each process; on a CPU, threads
     workers: int = 2  # processes that read and decode, for each training process; 0: in line
     prefetch_batches: int = 2  # batches ready ahead in each worker and in each lane
-    threads: int = 1  # CPU threads of each lane, and of optical flow by flow.operator: dis
+    threads: int = 1  # CPU threads of each graph, and of optical flow by flow.operator: dis
     decode_timeout_seconds: float = 30.0  # longest time for one video
     max_bad_fraction: float = 0.01  # stop when more of the videos turn out damaged
 

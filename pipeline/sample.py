@@ -1,4 +1,4 @@
-"""The host stage: from a sample's number to frames and draws, ready for the graph.
+"""The host stage: from a sample's number to what a lane is given: views, crops or encoded files.
 
 Sample s of a run is position s mod n of epoch s div n; its video, frames and draws follow from
 (seed, epoch, position) alone. So the stage holds no state, and any worker can make any sample.

@@ -50,11 +50,10 @@ class Stream:
                     yield self._collect(waiting.popleft())
             while waiting:
                 yield self._collect(waiting.popleft())
-        except GeneratorExit:
-            # The caller stopped early: what is under way must not come out of the next run.
+        finally:
+            # After an early end, too: what is under way must not come out of the next run.
             while waiting:
                 self._collect(waiting.popleft())
-            raise
 
     def _submit(self, batch: HostBatch) -> None:
         for lane, share in self._shares(batch, batch.unpacked()):

@@ -26,13 +26,16 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def drawn(state: State, seed: int) -> State:
-    """The same names and shapes with other numbers; variances stay positive."""
+    """The same names and shapes with other numbers; variances stay positive, and what goes through
+    all layers stays of a size that can be compared.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return torch.full_like(tensor, seed)
-        return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5
+        own = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5
+        return own if tensor.ndim < 2 else (own - 1) / tensor[0].numel() ** 0.5
 
     return {name: draw(tensor) for name, tensor in state.items()}
 

@@ -137,6 +137,25 @@ def test_imports_need_no_dali_triton_or_gpu():
     assert done.stdout == "imported\n", done.stderr
 
 
+TRAINS = (
+    WITHOUT
+    + """
+import train
+sys.exit(train.main(sys.argv[1:]))
+"""
+)
+
+
+def test_a_cpu_trains_without_dali_and_triton(tiny_data):
+    command = ["configs/smoke.yaml", f"data.train={tiny_data}", "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINS, *command], cwd=ROOT, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "first batch read" in done.stdout
+
+
 def test_every_method_has_a_recipe():
     recipes = [path.stem for path in (ROOT / "configs").glob("*.yaml")]
     missing = [name for name in names() if not any(stem.startswith(name) for stem in recipes)]

@@ -9,13 +9,12 @@ import torch
 
 import evaluate
 from pipeline.manifest import Manifest, write_manifest
-from tests import runs
 from tests.conftest import make_data_set
 from training import features
+from training.checkpoint import files
 from training.protocols import inputs, job
 
 ROOT = Path(evaluate.__file__).parent
-SMOKE = str(ROOT / "configs" / "smoke.yaml")
 SMALL = str(ROOT / "tests" / "fixtures" / "small.yaml")
 
 
@@ -30,13 +29,10 @@ def result(folder: Path, protocol="retrieval") -> dict:
     return json.loads((folder / f"{protocol}.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_data, tmp_path_factory) -> Path:
-    """The last checkpoint of a training of two steps."""
-    folder = tmp_path_factory.mktemp("run")
-    short = [f"run.stages.{stage}.run.steps=1" for stage in ("moco", "adversarial")]
-    runs.finished(SMOKE, f"data.train={tiny_data}", f"run.dir={folder}", *short)
-    return folder / "checkpoints" / "step_00000002.pt"
+@pytest.fixture
+def checkpoint(whole) -> Path:
+    """The last checkpoint of a training, of the stage that has a generator beside the encoder."""
+    return files(whole / "checkpoints")[-1]
 
 
 def refused(capsys, args: list[str], code: int) -> str:
@@ -51,16 +47,22 @@ def refused(capsys, args: list[str], code: int) -> str:
 
 
 @pytest.mark.parametrize("source", ["random", "checkpoint"])
-def test_the_command(source, request, tiny_data, tmp_path):
-    """As a user runs it: denominators, classes, protocol and hash are in the file."""
+def test_the_command(source, request, tiny_data, tmp_path, capsys):
+    """As a user runs it, once by a process of its own: denominators, classes, protocol and hash are
+    in the file.
+    """
     path = str(request.getfixturevalue("checkpoint")) if source == "checkpoint" else source
     args = arguments(tiny_data, tiny_data, tmp_path, source=path)
-    command = [sys.executable, "evaluate.py", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == ["train: evaluated 10/10", "test: evaluated 10/10"]
+    if source == "checkpoint":
+        command = [sys.executable, "evaluate.py", *args]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        code, told = done.returncode, done.stdout
+    else:
+        code, told = evaluate.main(args), capsys.readouterr().out
+    assert code == 0, told
+    assert told.splitlines()[:2] == ["train: evaluated 10/10", "test: evaluated 10/10"]
     # Each video finds itself.
-    assert "R@1 100.0 % (chance 50.0; 95 % interval 100.0 to 100.0)" in done.stdout
+    assert "R@1 100.0 % (chance 50.0; 95 % interval 100.0 to 100.0)" in told
     content = result(tmp_path)
     assert content["protocol"] == "retrieval"
     assert content["classes"] == ["even", "odd"]
@@ -86,14 +88,12 @@ def test_the_command(source, request, tiny_data, tmp_path):
     assert content["checkpoint_sha256"] == expected
 
 
-@pytest.mark.parametrize("source", ["checkpoint", "pixels"])
-def test_the_same_again_is_the_same(source, request, tiny_data, tmp_path):
-    path = str(request.getfixturevalue("checkpoint")) if source == "checkpoint" else source
+def test_the_same_again_is_the_same(checkpoint, tiny_data, tmp_path):
     seen = []
     for protocol in ("retrieval", "linear"):
         for folder in ("a", "b", "b"):  # afresh, afresh, from the features kept
             args = arguments(
-                tiny_data, tiny_data, tmp_path / folder, protocol=protocol, source=path
+                tiny_data, tiny_data, tmp_path / folder, protocol=protocol, source=str(checkpoint)
             )
             assert evaluate.main(args) == 0
             seen.append(result(tmp_path / folder, protocol)["result"])
@@ -113,6 +113,14 @@ def test_features_of_a_checkpoint_are_those_of_its_own_weights(checkpoint, tiny_
     assert trained.shape == random.shape == (10, 32)  # r3d_18 of width 4: 8 x 4 features
     assert torch.allclose(trained.norm(dim=1), torch.ones(10))
     assert not torch.allclose(trained, random, atol=1e-3)
+
+
+@pytest.mark.parametrize("clip", [["augment.size=24"], ["clip.frames=1", "clip.stride=1"]])
+def test_clips_may_be_others_than_those_of_the_training(clip, checkpoint, tiny_data, tmp_path):
+    """The generator is fitted to the clips it was trained on, the encoder is not."""
+    args = arguments(tiny_data, tiny_data, tmp_path, *clip, source=str(checkpoint))
+    assert evaluate.main(args) == 0
+    assert result(tmp_path)["test"]["evaluated"] == 10
 
 
 def test_crops_are_named_as_they_were_taken(tiny_data, tmp_path):
@@ -179,6 +187,17 @@ def test_features_are_made_anew_when_they_would_differ(change, extractions, tiny
     assert len(extractions) == 4
 
 
+def test_a_damaged_file_of_features_is_made_anew(extractions, tiny_data, tmp_path, capsys):
+    args = arguments(tiny_data, tiny_data, tmp_path)
+    assert evaluate.main(args) == 0
+    kept = (tmp_path / "features_train.npz").read_bytes()
+    for content in (b"", b"garbage", kept[: len(kept) // 2]):
+        (tmp_path / "features_train.npz").write_bytes(content)
+        assert evaluate.main(args) == 0
+        assert (tmp_path / "features_train.npz").read_bytes() == kept
+    assert len(extractions) == 5
+
+
 @pytest.mark.parametrize("change", ["eval.test=windows", "eval.test=random", "eval.size=12"])
 def test_clips_of_one_set_make_its_features_anew(change, extractions, tiny_data, tmp_path):
     assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
@@ -191,7 +210,7 @@ def test_clips_of_one_set_make_its_features_anew(change, extractions, tiny_data,
 def test_a_changed_manifest_or_checkpoint_makes_them_anew(
     extractions, checkpoint, own_data, tmp_path
 ):
-    first = Path(checkpoint).with_name("step_00000001.pt")
+    first = files(checkpoint.parent)[-2]
     assert evaluate.main(arguments(own_data, own_data, tmp_path, source=str(checkpoint))) == 0
     assert evaluate.main(arguments(own_data, own_data, tmp_path, source=str(first))) == 0
     assert len(extractions) == 4
@@ -307,6 +326,15 @@ def test_an_output_that_cannot_be_made(tiny_data, tmp_path, capsys, extractions)
         "choose another with -o"
     )
     assert not extractions
+
+
+def test_a_result_that_cannot_be_written(tiny_data, tmp_path, capsys):
+    (tmp_path / "retrieval.json").mkdir()
+    line = refused(capsys, arguments(tiny_data, tiny_data, tmp_path), 2)
+    assert line == (
+        f"error: cannot read or write · {tmp_path / 'retrieval.json'} · Is a directory · mend it, "
+        "or choose another folder with -o"
+    )
 
 
 def test_a_value_that_makes_no_sense_here(tiny_data, tmp_path, capsys):

@@ -51,6 +51,12 @@ def exit_code_of(program: Callable[[Namespace], int], args: Namespace) -> int:
             raise
         print(error, file=sys.stderr)
         return error.exit_code
+    except ImportError as error:  # DALI, say, which only a GPU needs
+        if args.debug:
+            raise
+        line = f"error: {error} · a library is missing or broken · python -m tools.doctor"
+        print(line, file=sys.stderr)
+        return ConfigError.exit_code
     except ValueError as error:  # what every part raises for a value that makes no sense there
         if args.debug:
             raise

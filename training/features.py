@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 
 from models import build_backbone, build_method, three_channels
 from pipeline import Batch, FlowConfig, Manifest, Place, build_evaluation_loader
-from training import checkpoint, weights
+from training import checkpoint, config, weights
 from training.config import Recipe
-from training.errors import CheckpointError
+from training.errors import CheckpointError, ConfigError
 
 STORED = ("feature", "label", "index", "length")
 PIXEL_GRID = 12  # side of the picture that the pixel baseline sees
@@ -79,6 +80,9 @@ class Pixels(nn.Module):
 def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | None) -> nn.Module:
     """The network whose features are measured: "random", "pixels", that of `state`, or the
     recipe's with the weights of the file `source`.
+
+    The recipe's clips may be others than those of the training, to which a method's networks
+    beside the encoder are fitted.
     """
     if source == "pixels":
         return Pixels()
@@ -89,11 +93,12 @@ def build_encoder(source: str, recipe: Recipe, state: checkpoint.Checkpoint | No
     if state is None:
         print(f"{source}: {weights.load(Path(source), backbone)}")
         return backbone
+    trained = config.of_checkpoint(state.config, state.stage, [])
     method = build_method(
         recipe.method.name,
         backbone,
-        frames=recipe.clip.frames,
-        size=recipe.augment.size,
+        frames=trained.clip.frames,
+        size=trained.augment.size,
         **recipe.method_options(),
     )
     try:
@@ -112,22 +117,24 @@ def extract_share(
     clips: int,
     place: Place,
     say: Callable[[str], None] = lambda line: None,
+    bar: bool = True,
 ) -> Features:
     """Features of the videos that fall to one process of several, perhaps of none: of each the mean
     over `clips` uniform clips, scaled to unit length.
 
-    say: is told what makes the flow, where the encoder takes flow.
+    say: is told what makes the flow, where the encoder takes flow. bar: show progress on a
+    terminal; a training, which draws there itself, does not.
     """
     loader = build_evaluation_loader(
         manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
         place=place, flow=flow_of(recipe), say=say,
     )  # fmt: skip
     encoder = encoder.to(place.device).eval()
-    console = Console()
+    hidden = not (bar and Console().is_terminal)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     description = f"features of {manifest.path.name}"
     with torch.inference_mode():
-        for batch in track(loader, description, total=len(loader), disable=not console.is_terminal):
+        for batch in track(loader, description, total=len(loader), disable=hidden):
             mean = torch.stack([encoder(clip).float() for clip in clips_of(batch, recipe)]).mean(0)
             parts.append((mean.cpu(), batch.label.cpu(), batch.index.cpu()))
     if not parts:
@@ -153,23 +160,18 @@ def joined(shares: Sequence[Features]) -> Features:
     return Features(feature, label, index, failed, length)
 
 
-def cached(path: Path, key: dict, make) -> Features:
-    """Features from `path` when it was made with the same `key`, else from `make()`."""
-    stored = kept(path, key)
-    if stored is None:
-        stored = make()
-        keep(path, key, stored)
-    return stored
-
-
 def kept(path: Path, key: dict) -> Features | None:
     """Features from `path` when it was made with the same `key`.
 
-    None also where a video had failed and its file has changed since: all are to be made anew.
+    None also for a damaged file, and where a video had failed and its file has changed since: all
+    are to be made anew.
     """
     if not path.exists():
         return None
-    digest, stored = read(path)
+    try:
+        digest, stored = read(path)
+    except ConfigError:
+        return None
     same = digest == digest_of(key) and not _mended(stored.failed, path.stat().st_mtime)
     return stored if same else None
 
@@ -197,11 +199,25 @@ def digest_of(key: dict) -> str:
 
 
 def read(path: Path) -> tuple[str, Features]:
-    """Digest of the key and the features of a file that `keep` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        fields = {name: torch.from_numpy(stored[name]) for name in STORED if name in stored}
-        failed = json.loads(str(stored["failed"]))
-        return str(stored["digest"]), Features(**fields, failed=failed)
+    """Digest of the key and the features of a file that `keep` wrote.
+
+    Raises ConfigError for another or a damaged one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            fields = {name: torch.from_numpy(stored[name]) for name in STORED if name in stored}
+            failed = json.loads(str(stored["failed"]))
+            return str(stored["digest"]), Features(**fields, failed=failed)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise ConfigError(
+            f"error: no features that evaluate.py has kept · {path} · delete it and measure again"
+        ) from error
+
+
+def failed_once(entries: list[dict]) -> list[dict]:
+    """Each failed video once, in the order of the manifest where its rows are known."""
+    by_key = {entry["key"]: entry for entry in reversed(entries)}
+    return sorted(by_key.values(), key=lambda entry: (entry.get("index", 0), entry["key"]))
 
 
 def _mended(failed: list[dict], since: float) -> bool:

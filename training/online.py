@@ -88,6 +88,7 @@ class OnlineRetrieval:
                 replace(recipe, data=data),
                 clips=recipe.online.clips,
                 place=Place(process.rank, process.world, str(process.device)),
+                bar=False,
             )
         return features.joined(distributed.of_all_ranks(own, process))
 

@@ -36,7 +36,7 @@ def check(config: OptimConfig) -> None:
     """Raise ValueError naming the field when a value makes no sense."""
     if config.lr <= 0:
         raise ValueError(f"optim.lr: expected above 0, got {config.lr}")
-    if config.schedule_epochs < 0:
+    if not config.schedule_epochs >= 0:
         raise ValueError(f"optim.schedule_epochs: expected 0 or more, got {config.schedule_epochs}")
     if config.schedule_epochs and config.schedule != "cosine":
         raise ValueError(

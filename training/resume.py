@@ -25,7 +25,7 @@ FREE_ON_RESUME = {
     "data.threads", "data.decode_timeout_seconds", "data.max_bad_fraction",
     "flow.operator",  # what it comes to is compared instead, see `flow_of_run`
     "run.dir", "run.device", "run.cuda_graph", "run.save_every_steps", "run.keep_checkpoints",
-    "run.log_every_steps",
+    "run.log_every_steps", "run.tensorboard", "run.wandb", "run.mlflow",
     "online.manifest", "online.split", "online.every_epochs", "online.clips",
     "online.batch_size",
 }  # fmt: skip

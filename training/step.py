@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable, Iterator
 
 import numpy as np
@@ -99,9 +100,11 @@ class Step:
 
     def _enter_phase(self) -> None:
         """Another set of parameters may require gradients, and the wrapper of several processes
-        looks for that only when it is made. The last one goes first, with its hooks.
+        looks for that only when it is made. The last one goes first, with its hooks and buckets.
         """
-        self._model = None
+        if self._model is not None:
+            self._model = None
+            gc.collect()  # it is in cycles, and its buckets are as large as all gradients
         self._model = distributed.wrap(self.method, self.process)
         self._phase = self.method.phase
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from pipeline.flow import nvof, tvl1
+from pipeline.flow import dis, nvof, tvl1
 from pipeline.flow.config import FlowConfig
 
 # B clips of T frames, H x W pixels
@@ -36,9 +35,7 @@ def choose_operator(asked: str, device: str) -> tuple[str, str]:
 def _automatic(on_gpu: bool) -> tuple[str, str]:
     if on_gpu:
         return "tvl1", "the clips are on a GPU; its flow engine, nvof, is used only when asked for"
-    if _has_opencv():
-        return "dis", "no GPU here, and TV-L1 would take a CPU hundreds of times longer"
-    return "tvl1", "no GPU here, and OpenCV, which has dis, is not installed"
+    return "dis", "no GPU here, and TV-L1 would take a CPU hundreds of times longer"
 
 
 def _require(name: str, device: str) -> None:
@@ -51,15 +48,6 @@ def _require(name: str, device: str) -> None:
             f"flow.operator: dis computes on the CPU and clips are on {device}; "
             "use tvl1, nvof or auto"
         )
-    if name == "dis" and not _has_opencv():
-        raise ValueError(
-            "flow.operator: dis needs OpenCV, which is not installed; "
-            "pip install -r requirements.txt, or use tvl1"
-        )
-
-
-def _has_opencv() -> bool:
-    return bool(find_spec("cv2"))
 
 
 def build_operator(name: str, config: FlowConfig, *, device: str, threads: int = 1) -> Operator:
@@ -74,10 +62,7 @@ def build_operator(name: str, config: FlowConfig, *, device: str, threads: int =
     elif name == "nvof":
         compute = nvof.Nvof(config.nvof, device)
     else:
-        # Imported here: OpenCV is needed by nothing else, and is large.
-        from pipeline.flow.dis import Dis
-
-        compute = Dis(config.dis, threads=threads)
+        compute = dis.Dis(config.dis, threads=threads)
 
     def flow(clip: Tensor) -> Tensor:
         check_clip(clip)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.augment import AugmentConfig, Draw
 from pipeline.flow.config import FlowConfig
+from pipeline.flow.dis import check_size
 from pipeline.flow.encoding import image_of, normalised, official_image
 from pipeline.flow.operator import build_operator, choose_operator
 
@@ -42,9 +43,6 @@ class FlowViews:
         self.config, self.augment = config, augment
         self.operator, self.why = choose_operator(config.operator, device)
         if self.operator == "dis":
-            # Imported here: OpenCV is needed by nothing else, and is large.
-            from pipeline.flow.dis import check_size
-
             check_size(augment.size, augment.size)
         self._compute = build_operator(self.operator, config, device=device, threads=threads)
 

@@ -213,6 +213,8 @@ def test_what_a_view_cannot_have_is_refused(views, message):
         ("saturation", -0.5, "augment.saturation: expected at least 0, got -0.5"),
         ("contrast_about", "mean", "augment.contrast_about: expected grey or clip, got 'mean'"),
         ("size", 0, "augment.size: expected at least 1 pixel, got 0"),
+        ("mean", [0.5], r"augment.mean: expected one each of red, green, blue, got \[0.5\]"),
+        ("std", [1.0, 1.0, 0.0], r"augment.std: expected numbers above 0, got \[1.0, 1.0, 0.0\]"),
     ],
 )
 def test_values_out_of_range_are_refused(field, value, message):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import decode
+from pipeline import decode, render
 from pipeline.container import decode_linear, open_video, video_stream
-from pipeline.decode import decode_frames, every_frame, read_bytes
+from pipeline.decode import decode_frames, decode_pictures, every_frame, read_bytes
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
 from pipeline.probe import probe
@@ -287,6 +287,19 @@ def test_rotated_videos_stand_upright(tmp_path, rotation):
     picture = decode_frames(described(path), np.array([2]), timeout_seconds=30)[0]
     assert picture.shape == (48, 64, 3)
     assert picture[4:20, 4:28].mean() > 230 and picture[28:, 36:].mean() < 25
+
+
+@pytest.mark.parametrize("kind", ["h264_b_frames.mp4", "hevc.mp4", "mpeg2_b_frames.ts", "vp9.webm"])
+def test_pictures_stay_as_they_are_while_decoding_goes_on(kind, videos):
+    """Their planes are the decoder's own memory, which it must not use again."""
+    video, pictures, copies = videos[kind], [], []
+    with open_video(video.path) as container:
+        for _, frame in decode_linear(container):
+            pictures.append(render.picture(frame, width=64, height=64, rotation=0))
+            copies.append([plane.copy() for plane in pictures[-1].planes])
+    decode_pictures(video, np.arange(FRAMES), timeout_seconds=30)
+    for picture, planes in zip(pictures, copies, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(picture.planes, planes, strict=True))
 
 
 def test_a_byte_range_inside_another_file_is_a_video(tmp_path):

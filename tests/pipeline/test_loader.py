@@ -27,7 +27,7 @@ from pipeline.loader import (
 )
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
-from pipeline.sample import HostBatch, pack
+from pipeline.sample import HostBatch, TrainingStage, pack
 from pipeline.stream import Stream
 from tests.videos import read_number, write_video
 
@@ -186,6 +186,22 @@ def test_a_run_left_half_way_leaves_nothing_behind(manifest, reference, prefetch
     for _ in loader.batches(3, 6):
         break
     assert_same(joined(loader.batches(0, SAMPLES // 2)), reference)
+
+
+def test_a_run_that_fails_leaves_nothing_behind(manifest, monkeypatch):
+    """Nor must those that were under way when a later one failed."""
+
+    def fails(self, step: int) -> HostBatch:
+        if step == 5:
+            raise DataError("error: no such video")
+        return read(self, step)
+
+    read = TrainingStage.__getitem__
+    loader = training(manifest, data=data_config(prefetch_batches=3))
+    monkeypatch.setattr(TrainingStage, "__getitem__", fails)
+    with pytest.raises(DataError, match=r"^error: no such video$"):
+        list(loader.batches(3, 6))
+    assert_same(joined(loader.batches(0, 5)), samples(manifest, count=10))
 
 
 def test_a_later_stage_numbers_its_samples_on(manifest, reference):

@@ -330,7 +330,7 @@ def test_without_a_library_that_training_needs_the_exit_code_is_2(tmp_path):
     done = run(sys.executable, "-m", "tools.doctor", env=env)
     assert (done.returncode, done.stderr) == (2, "")
     lines = done.stdout.splitlines()
-    assert lines[-1] == "training cannot run here: torch, DALI, PyAV"
+    assert lines[-1] == "training cannot run here: torch, PyAV"
     at = [n for n, line in enumerate(lines) if line.startswith("stop")][-1]
     assert lines[at].split(maxsplit=2)[1:] == ["PyAV", "broken, ImportError: libav.so.62"]
     assert lines[at + 1].strip() == "needed for decoding"
@@ -387,9 +387,11 @@ def test_a_terminal_without_rich_gets_the_lines(capsys, monkeypatch):
 
 
 def test_conclusions():
-    gpu = Finding("CUDA", OK, "H200")
-    assert doctor.conclusion([gpu]) == "training can run here, on the GPU"
-    assert doctor.device([gpu, Finding("DALI", STOP, "broken")]) is None
+    gpu, dali = Finding("CUDA", OK, "H200"), Finding("DALI", OK, "2.4")
+    assert doctor.conclusion([gpu, dali]) == "training can run here, on the GPU"
+    assert doctor.device([gpu, Finding("DALI", OFF, "broken")]) == "cpu"
+    assert doctor.device([gpu, dali, Finding("DALI on the GPU", OFF, "for CUDA 12")]) == "cpu"
+    assert doctor.device([gpu, dali, Finding("PyAV", STOP, "broken")]) is None
 
 
 def test_a_look_that_fails_is_a_finding():

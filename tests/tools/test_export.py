@@ -202,7 +202,9 @@ def features_of(source: Path, data: Path, folder: Path, *more: str) -> np.ndarra
     command += ["--allow-overlap"]
     assert evaluate.main([str(arg) for arg in [*command, "-o", folder, "--clips", 1, *more]]) == 0
     with np.load(folder / "features_test.npz") as stored:
-        return stored["feature"]
+        found = stored["feature"]
+    assert np.ptp(found, axis=0).max() > 1e-4  # else any weights would give the same
+    return found
 
 
 def test_evaluation_of_weights_whose_views_differ(tiny_data, tmp_path, saved):

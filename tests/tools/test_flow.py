@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from pipeline.decode import decode_frames
-from pipeline.errors import BadVideo
+from pipeline.errors import BadVideo, DataError
 from pipeline.flow.config import FlowConfig, Tvl1Config
 from pipeline.flow.operator import build_operator
 from pipeline.manifest import Manifest
@@ -30,6 +30,7 @@ from tools.flow import compute
 from tools.flow.__main__ import main
 from tools.flow.compute import Maker, Settings
 from tools.flow.index import Index
+from tools.flow.run import make
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 100.0
@@ -275,3 +276,33 @@ def test_a_folder_of_something_else_is_left_alone(moving, tmp_path, flow):
         "folder\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def listed(folder: Path, *videos) -> list[str]:
+    """Keys that the folder has after these videos were asked for."""
+    with Index(folder, settings()) as index:
+        make(list(videos), index, Maker(settings(), folder, "cpu"), jobs=1, timeout_seconds=60)
+    return [json.loads(line)["key"] for line in (folder / "index.jsonl").open()]
+
+
+def test_a_video_that_is_bad_by_now_is_not_listed_with_its_old_flow(moving, tmp_path):
+    folder, video = tmp_path / "flow", moving[0]
+    assert listed(folder, video) == [video.key]
+    other = replace(video, key="other")
+    changed = replace(video, crc32=video.crc32 + 1, frames=1)
+    assert listed(folder, changed, other) == ["other"]
+
+
+def test_keys_that_another_data_set_has_too(moving, tmp_path):
+    folder, video = tmp_path / "flow", moving[0]
+    assert listed(folder, video) == [video.key]
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(video.path.read_bytes())
+    assert listed(folder, replace(video, path=copy)) == [video.key]  # moved: the same video
+    namesake = replace(video, path=copy, crc32=video.crc32 + 1)
+    with pytest.raises(DataError) as refused:
+        listed(folder, namesake)
+    assert str(refused.value) == (
+        f"error: the folder has flow of 1 other videos with the same keys (as {video.key}, of "
+        f"{video.path}) · {folder} · choose a new folder for {copy}"
+    )

@@ -28,6 +28,12 @@ def ending(error: BaseException):
         (errors.NumericError("error: a · b"), 5, "error: a · b\n"),
         (errors.DistributedError("error: a · b"), 6, "error: a · b\n"),
         (ValueError("x: 3"), 2, "error: x: 3 · --debug shows where\n"),
+        (
+            ModuleNotFoundError("No module named 'nvidia'"),
+            2,
+            "error: No module named 'nvidia' · a library is missing or broken · "
+            "python -m tools.doctor\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -36,7 +42,9 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, line, capsys):
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("error", [errors.NumericError("a"), DataError("a"), ValueError("a")])
+@pytest.mark.parametrize(
+    "error", [errors.NumericError("a"), DataError("a"), ValueError("a"), ImportError("a")]
+)
 def test_debug_lets_errors_through(error, capsys):
     with pytest.raises(type(error)) as caught:
         exit_code_of(ending(error), Namespace(debug=True))

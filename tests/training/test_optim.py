@@ -127,6 +127,7 @@ def test_a_cosine_may_be_longer_than_its_stage():
     [
         ({"lr": -1}, "optim.lr: expected above 0, got -1"),
         ({"schedule_epochs": -1.0}, "optim.schedule_epochs: expected 0 or more, got -1.0"),
+        ({"schedule_epochs": math.nan}, "optim.schedule_epochs: expected 0 or more, got nan"),
         (
             {"schedule": "step", "schedule_epochs": 9.0},
             "optim.schedule_epochs: a schedule of step has no length; take cosine or leave it 0",

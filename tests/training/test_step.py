@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -103,6 +104,27 @@ def test_a_phase_has_a_wrapper_of_its_own(monkeypatch):
     for number in range(3):
         take(plain, number)
     assert len(wrapped) == 4
+
+
+def test_the_wrapper_of_the_last_phase_is_gone_before_the_next(monkeypatch):
+    """DistributedDataParallel is in cycles, and holds as much memory as the gradients."""
+    made: list[weakref.ref] = []
+
+    class Wrapper(nn.Module):
+        def __init__(self, method: Method, process: Process):
+            assert not any(wrapper() for wrapper in made)
+            super().__init__()
+            self.method, self.cycle = method, [self]
+            made.append(weakref.ref(self))
+
+        def forward(self, *batch):
+            return self.method(*batch)
+
+    monkeypatch.setattr("training.distributed.wrap", Wrapper)
+    step = step_of(small_method("vicc", FrameMeans(), **WITH_PHASES["vicc"]), OptimConfig())
+    for number in range(4):
+        take(step, number)
+    assert len(made) == 3
 
 
 # What it costs the host

@@ -18,6 +18,8 @@ PACKAGES = (
     "av",
     "numpy",
     "pyarrow",
+    "opencv-contrib-python-headless",
+    "kornia",
     "decord2",
     "imageio-ffmpeg",
 )

@@ -1,13 +1,16 @@
 """Whole loaders side by side: from `fast` shards to the two augmented views of CVRL.
 
 Every side reads the same videos, draws two clips of each and gives batches of the same form, with
-two worker processes of one thread each. What differs is what a user would write around them.
+two worker processes of one thread each. What differs is what a user would write around them, and
+that ours normalises in a thread of the trainer, and the others in their workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -33,6 +36,7 @@ AUGMENT = AugmentConfig(
     hue=0.2, blur=1.0, views={1: {"blur": 0.1, "solarize": 0.2}},
 )  # fmt: skip
 
+Views = Generator[Sequence[Tensor], None, None]
 Decode = Callable[[Video, np.ndarray], np.ndarray]
 Augment = Callable[[list[np.ndarray], np.random.Generator], list[Tensor]]
 
@@ -44,9 +48,10 @@ def whole_loaders(shards: Manifest, *, batches: int, rounds: int) -> Comparison:
         "decord2, OpenCV, DataLoader": (decord_clip, _by_opencv),
         "PyAV, OpenCV, DataLoader": (pyav_clip, _by_opencv),
     }
-    streams = {"Kinema": _ours(shards)}
-    streams |= {name: _rival(shards, *means) for name, means in rivals.items()}
-    sides = [Side(name, _Stream(source, batches)) for name, source in streams.items()]
+    streams = {"Kinema": partial(_ours, shards)}
+    streams |= {name: partial(_rival, shards, *means) for name, means in rivals.items()}
+    sides = [Side(name, _Stream(start, batches)) for name, start in streams.items()]
+    torch.set_num_threads(1)
     goals = dict(zip(rivals, (2.0, 1.5, 1.5), strict=True))
     title = f"Loaders: two views of {CLIP.frames} frames at 112×112, {WORKERS} workers"
     return compare(
@@ -55,32 +60,35 @@ def whole_loaders(shards: Manifest, *, batches: int, rounds: int) -> Comparison:
 
 
 class _Stream:
-    """Views without end. A turn is `batches` of them."""
+    """Views without end, once `start` has started the workers. A turn is `batches` of them."""
 
-    def __init__(self, source: Iterator[Sequence[Tensor]], batches: int):
-        self.source, self.batches = source, batches
+    def __init__(self, start: Callable[[], Views], batches: int):
+        self.start, self.batches = start, batches
+        self.views: Iterator[Sequence[Tensor]] = iter(())
 
     def __call__(self) -> float:
-        return sum(len(views[0]) for views in islice(self.source, self.batches))
-
-    def drain(self) -> None:
-        """Takes what is ready: it was made while others had their turn."""
-        for _ in islice(self.source, (WORKERS + 1) * AHEAD_BATCHES):
-            pass
+        return sum(len(views[0]) for views in islice(self.views, self.batches))
 
 
 def _steady_rate(stream: _Stream) -> float:
-    stream.drain()
-    return rate_of_one(stream)
+    """Of workers that are under way. They end with the turn: else they would make batches ahead, at
+    the cost of whoever has the next one.
+    """
+    with closing(stream.start()) as stream.views:
+        for _ in islice(stream.views, (WORKERS + 1) * AHEAD_BATCHES):
+            pass  # more than is made before the first is taken
+        return rate_of_one(stream)
 
 
-def _ours(shards: Manifest) -> Iterator[tuple[Tensor, ...]]:
+def _ours(shards: Manifest) -> Views:
     data = DataConfig(batch_size=BATCH_VIDEOS, workers=WORKERS, prefetch_batches=AHEAD_BATCHES)
     loader = build_loader(shards, clip=CLIP, augment=AUGMENT, data=data, seed=0)
-    return (batch.views for batch in loader.batches(0, MANY))
+    with closing(loader.batches(0, MANY)) as batches:
+        for batch in batches:
+            yield batch.views
 
 
-def _rival(shards: Manifest, decode: Decode, augment: Augment) -> Iterator[list[Tensor]]:
+def _rival(shards: Manifest, decode: Decode, augment: Augment) -> Views:
     loader = torch.utils.data.DataLoader(
         _Clips(shards, decode, augment),
         batch_size=BATCH_VIDEOS,
@@ -89,7 +97,7 @@ def _rival(shards: Manifest, decode: Decode, augment: Augment) -> Iterator[list[
         worker_init_fn=_one_thread,
         multiprocessing_context="forkserver",
     )
-    return iter(loader)
+    yield from loader
 
 
 def _one_thread(_: int) -> None:

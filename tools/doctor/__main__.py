@@ -87,10 +87,11 @@ def stops(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def device(findings: Sequence[Finding]) -> str | None:
-    """cuda or cpu: where training would run; None where it cannot."""
+    """cuda or cpu: where training can run; None where it cannot."""
     if stops(findings):
         return None
-    return "cuda" if any(f.name == "CUDA" and f.level == OK for f in findings) else "cpu"
+    here, off = ({f.name for f in findings if (f.level == OK) is ok} for ok in (True, False))
+    return "cuda" if {"CUDA", "DALI"} <= here and "DALI on the GPU" not in off else "cpu"
 
 
 def conclusion(findings: Sequence[Finding]) -> str:

@@ -18,6 +18,7 @@ REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 INSTALL = "pip install -r requirements.txt"
 # Module -> its package, and what does not work without it.
 REQUIRED = {
+    "cv2": ("opencv-contrib-python-headless", "views on a CPU, crops for a GPU"),
     "numpy": ("numpy", "all of it"),
     "omegaconf": ("omegaconf", "all of it"),
     "yaml": ("pyyaml", "all of it"),
@@ -26,10 +27,6 @@ REQUIRED = {
     "safetensors": ("safetensors", "all of it but pipeline and models"),
 }
 OPTIONAL = {
-    "cv2": (
-        "opencv-contrib-python-headless",
-        "optical flow on the CPU by dis; tvl1 is far slower there",
-    ),
     "PIL": ("pillow", "tools.preview and the reports"),
     "tensorboard": ("tensorboard", "curves in TensorBoard; metrics.jsonl has every number"),
     "sklearn": ("scikit-learn", "the linear SVM of evaluation"),
@@ -226,7 +223,7 @@ LOOKS = {
     "NVIDIA driver": (driver.driver, OFF, "the GPU", driver.NO_DRIVER_CURE),
     "NVDEC": (driver.nvdec, OFF, "decoding on the GPU", driver.VIDEO_CURE),
     "optical-flow engine": (driver.optical_flow, OFF, "flow on the GPU", driver.VIDEO_CURE),
-    "DALI": (dali, STOP, "all of it: it makes every view, on the CPU as well", INSTALL),
+    "DALI": (dali, OFF, "the GPU, where it makes every view; run.device=cpu goes without", INSTALL),
     "Triton": (
         triton,
         OFF,

@@ -9,8 +9,9 @@
 Flow n leads from the n-th of the frames that were taken to the next one, so there is one less.
 
 An hour of video with 25 frames a second, 128 pixels high and 171 wide, takes 7.9 GB as raw:
-90,000 x 128 x 171 x 4 bytes. As pictures it takes a tenth to a third of that, the smoother the
-motion the less.
+90,000 x 128 x 171 x 4 bytes. As pictures it takes the less the smoother the motion: 2 % of that for
+a camera that travels (footage of tools.benchmark, by DIS and TV-L1 3 %), 36 % where every pixel is
+half a pixel off its neighbours.
 """
 
 from __future__ import annotations

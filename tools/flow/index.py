@@ -65,6 +65,10 @@ class Index:
         self._file.flush()
         self.rows[row["key"]] = row
 
+    def drop(self, key: str) -> None:
+        """Forget what an earlier run had of a key; `finish` writes it."""
+        self.rows.pop(key, None)
+
     def finish(self) -> None:
         """Each video once, in the order of their keys: then two finished folders are alike."""
         with whole_file(self.path) as file:

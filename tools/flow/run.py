@@ -33,10 +33,14 @@ class Result:
 def make(
     source: Manifest, index: Index, maker: Maker, *, jobs: int, timeout_seconds: float
 ) -> Result:
-    """Raises OSError where flow cannot be written."""
+    """Raises OSError where flow cannot be written, DataError where it would replace that of others.
+
+    A changed video's flow is made anew, and what there was of one that is bad by now is forgotten.
+    """
     begun = time.monotonic()
     videos = [source[n] for n in range(len(source))]
     missing = [video for video in videos if not index.has(video)]
+    _refuse_others(missing, index)
     result = Result(len(videos))
     outcomes = supervised_map(maker, missing, jobs=jobs, timeout_seconds=timeout_seconds)
     with closing(outcomes), progress(len(missing), "computed") as shown:
@@ -44,6 +48,7 @@ def make(
             outcome = _verdict(outcome, missing[number])
             if isinstance(outcome, BadVideo):
                 result.rejected.append(_entry(missing[number], outcome))
+                index.drop(missing[number].key)
                 continue
             index.add(outcome)
             result.made += 1
@@ -80,6 +85,20 @@ def bytes_an_hour(index: Index) -> float:
             seconds += float(row["source_frames"] / rate)
             size += row["bytes"]
     return 3600 * size / seconds if seconds else 0.0
+
+
+def _refuse_others(missing: list[Video], index: Index) -> None:
+    """Raise DataError for a key that the folder has of another file: its flow would be lost."""
+    sources = {video.key: index.rows[video.key]["source"]
+               for video in missing if video.key in index.rows}  # fmt: skip
+    others = [v for v in missing if sources.get(v.key, str(v.path)) != str(v.path)]
+    if others:
+        first = others[0]
+        raise DataError(
+            f"error: the folder has flow of {len(others)} other videos with the same keys (as "
+            f"{first.key}, of {sources[first.key]}) · {index.folder} · choose a new folder for "
+            f"{first.path}"
+        )
 
 
 def _verdict(outcome: dict | BadVideo | OSError | Stuck | Crashed, video: Video) -> dict | BadVideo:

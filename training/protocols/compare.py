@@ -17,7 +17,7 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> str:
 
     Raises ConfigError naming what differs in the protocol: such figures say nothing of each other.
     """
-    different = differences(_protocol(one), _protocol(other))
+    different = differences(protocol_of(one), protocol_of(other))
     if different:
         raise ConfigError(
             f"error: the protocols differ in {', '.join(different)} · "
@@ -34,10 +34,13 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _protocol(content: dict[str, Any]) -> dict[str, Any]:
-    """What two comparable results have in common. A stream is no part of the protocol."""
+def protocol_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What two comparable results have in common.
+
+    A stream is no part of the protocol, nor is what made its flow.
+    """
     views = content["views"] if isinstance(content["views"], list) else [content["views"]]
-    plain = [{k: v for k, v in view.items() if k != "stream"} for view in views]
+    plain = [{k: v for k, v in view.items() if k not in ("stream", "flow")} for view in views]
     sets = {
         part: [{name: one.get(name) for name in OF_A_SET} for one in _listed(content[part])]
         for part in PARTS
@@ -47,6 +50,7 @@ def _protocol(content: dict[str, Any]) -> dict[str, Any]:
         "options": content["options"],
         "views": [view for n, view in enumerate(plain) if view not in plain[:n]],
         "classes": content["classes"],
+        "joined": [one["options"] for one in content.get("joined", [])],
         **sets,
     }
 

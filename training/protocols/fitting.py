@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,19 +12,19 @@ from torch.nn import functional as F
 
 from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest, Place, build_loader
-from pipeline.augment import of_view
 from pipeline.clip import ClipConfig
 from training import distributed, optim
 from training.config import Recipe
 from training.distributed import Process
-from training.errors import ConfigError
-from training.features import clips_of, flow_of
+from training.errors import ConfigError, NumericError
+from training.features import clips_of, failed_once, flow_of
 from training.optim import OptimConfig, build_optimizer, lr_at, set_lr
 from training.protocols.job import Job
 from training.protocols.outcome import Outcome, classified
 from training.protocols.views import Views, extract
 
 WEIGHT_STD = 0.01  # of a new classifier (VideoMoCo's code)
+NOTED = ("path", "key", "code", "detail")  # of a damaged video; not in which epoch it was met
 
 
 @dataclass
@@ -79,7 +80,12 @@ def classifier(features: int, classes: int, options: Fitted, *, seed: int) -> nn
 
 
 def check(options: Fitted, train: Manifest) -> None:
-    """Raise ConfigError naming the option that makes no sense."""
+    """Raise ConfigError naming the option that makes no sense, or has no effect."""
+    if options.train != "uniform":
+        raise ConfigError(
+            f"error: eval.train={options.train} has no effect where a classifier is trained: it "
+            "sees one random clip of every training video in each epoch"
+        )
     wrong = {
         "epochs": (not options.epochs > 0, "expected more than 0"),
         "dropout": (not 0 <= options.dropout < 1, "expected at least 0 and less than 1"),
@@ -145,27 +151,36 @@ def fit(
         loss.backward()
         for optimizer, _ in optimizers:
             optimizer.step()
-        if process.is_main and (step + 1) % max(1, steps // 10) == 0:
-            print(f"step {step + 1}/{steps}  lr {lr:.4g}  loss {loss.item():.3f}", flush=True)
+        if (step + 1) % max(1, steps // 10) == 0:
+            _report(f"step {step + 1}/{steps}", lr, loss.item(), process)
     _share_statistics(model, process)
-    return [
-        entry for found in distributed.of_all_ranks(damaged, process) for entry in found.values()
-    ]
+    found = distributed.of_all_ranks(list(damaged.values()), process)
+    return failed_once([entry for entries in found for entry in entries])
+
+
+def _report(where: str, lr: float, loss: float, process: Process) -> None:
+    """A line on the terminal. Raises NumericError for a loss that is no number."""
+    if not math.isfinite(loss):
+        raise NumericError(f"error: the loss is {loss} at {where} · lower eval.optim.lr, {lr:.4g}")
+    if process.is_main:
+        print(f"{where}  lr {lr:.4g}  loss {loss:.3f}", flush=True)
 
 
 def training_loader(
     train: Manifest, recipe: Recipe, options: Fitted, process: Process, damaged: dict[str, dict]
 ):
-    """Loader of one random clip a sample; what does not decode is entered in `damaged` by key."""
+    """Loader of one random clip a sample; what does not decode is entered in `damaged` by key.
+
+    What the recipe says of single views is of the pretraining.
+    """
 
     def note(entries: list[dict]) -> None:
-        damaged.update({entry["key"]: entry for entry in entries})
+        damaged.update({e["key"]: {name: e[name] for name in NOTED} for e in entries})
 
-    augment = of_view(recipe.augment, 0)
     return build_loader(
         train,
         clip=ClipConfig(frames=recipe.clip.frames, stride=recipe.clip.stride, sampling="same"),
-        augment=replace(augment, size=options.train_size or augment.size),
+        augment=replace(recipe.augment, views={}, size=options.train_size or recipe.augment.size),
         data=replace(recipe.data, batch_size=options.batch_size),
         seed=recipe.run.seed,
         views=1,

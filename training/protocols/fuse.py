@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from training import features
 from training.errors import ConfigError
-from training.features import Features, digest_of
+from training.features import Features, digest_of, failed_once
 from training.protocols import record, retrieval
 from training.protocols.outcome import Outcome, classified
 from training.protocols.record import Stored
 
 SAME = ("protocol", "classes")  # what two results have to share to be joined
+JOINED = ("checkpoint", "options", "views", "result", "digest")  # what is told of each of the two
 PARTS = ("train", "test")
 OF_A_PART = ("fingerprint", "split")
 
@@ -30,10 +31,23 @@ def measure(folders: list[Path], protocol: str) -> tuple[dict[str, Any], Outcome
     together.
     """
     results = [record.read(folder, protocol) for folder in folders]
+    for result in results:
+        check_single(result)
     check_alike(*results)
     join = similarities if protocol == "retrieval" else probabilities
     outcome, failed = join(results)
     return content_of(results, outcome, failed), outcome
+
+
+def check_single(result: Stored) -> None:
+    """Raise ConfigError for what is itself made of several results."""
+    kinds = {"splits": "a mean over splits", "joined": "a joined result"}
+    for name, what in kinds.items():
+        if name in result.content:
+            raise ConfigError(
+                f"error: {what} is not joined with another · {result.folder} · give the folder of "
+                "a single one"
+            )
 
 
 def check_alike(one: Stored, other: Stored) -> None:
@@ -76,7 +90,7 @@ def probabilities(results: list[Stored]) -> tuple[Outcome, dict[str, list[dict]]
     """Top-1 and top-5 of the mean of both probabilities."""
     found = [result.probabilities() for result in results]
     listed = {
-        part: _unique([e for result in results for e in result.content[part]["failed"]])
+        part: failed_once([e for result in results for e in result.content[part]["failed"]])
         for part in PARTS
     }
     one, other = _common(found)
@@ -93,10 +107,7 @@ def content_of(
         "options": first["options"],
         "checkpoint": " + ".join(result.content["checkpoint"] for result in results),
         "checkpoint_sha256": " + ".join(result.content["checkpoint_sha256"] for result in results),
-        "joined": [
-            {name: result.content[name] for name in ("checkpoint", "views", "result", "digest")}
-            for result in results
-        ],
+        "joined": [{name: result.content[name] for name in JOINED} for result in results],
         **record.figures(outcome, first["classes"]),
         "views": [result.content["views"] for result in results],
         "classes": first["classes"],
@@ -149,10 +160,4 @@ def _rows(part: Features, chosen: Tensor) -> Features:
 
 
 def _failed(parts: list[Features]) -> list[dict]:
-    return _unique([entry for part in parts for entry in part.failed])
-
-
-def _unique(entries: list[dict]) -> list[dict]:
-    """Each failed video once, in the order of the manifest."""
-    by_key = {entry["key"]: entry for entry in reversed(entries)}
-    return sorted(by_key.values(), key=lambda entry: (entry.get("index", 0), entry["key"]))
+    return failed_once([entry for part in parts for entry in part.failed])

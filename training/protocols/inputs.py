@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,16 @@ def check_sets(train: Manifest, test: Manifest, *, overlap: bool) -> None:
         check_apart(train, test)
 
 
+def check_splits(manifests: Sequence[Manifest]) -> None:
+    """Raise DataError unless these are splits of one data set, as far as their classes tell."""
+    for other in manifests[1:]:
+        if other.classes != manifests[0].classes:
+            raise DataError(
+                f"error: the splits have other classes, so that their mean says nothing · "
+                f"{manifests[0].path} and {other.path} · measure each for itself"
+            )
+
+
 def check_labels(manifest: Manifest) -> None:
     """Raise DataError unless every video has a label."""
     missing = int((manifest.labels < 0).sum())
@@ -118,15 +130,29 @@ def check_filled(train: Manifest) -> None:
 
 
 def check_apart(train: Manifest, test: Manifest) -> None:
-    """Raise DataError where a test video is a training video, too: same bytes, same first frame."""
-    known = set(train.contents)
-    both = [row for row, content in enumerate(test.contents) if content in known]
+    """Raise DataError where a test video has frames of a training video: of the same bytes."""
+    known = defaultdict(list)
+    for content, first, end in _segments(train):
+        known[content].append((first, end))
+    both = [
+        row
+        for row, (content, first, end) in enumerate(_segments(test))
+        if any(first < other_end and other < end for other, other_end in known.get(content, ()))
+    ]
     if both:
         raise DataError(
             f"error: {len(both)} of {len(test)} test videos are training videos, too (as "
             f"{test[both[0]].key}) · {test.path} · python -m tools.verify lists them; "
             "--allow-overlap measures all the same"
         )
+
+
+def _segments(manifest: Manifest) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """Of every row the file's size and crc32, and which of its frames the row has: [first, end)."""
+    for (size, crc32, first), frames in zip(
+        manifest.contents, manifest.frames.tolist(), strict=True
+    ):
+        yield (size, crc32), first, first + frames
 
 
 def _dotted(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

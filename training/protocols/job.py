@@ -10,10 +10,12 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline import Manifest
+from pipeline.flow.operator import choose_operator
 from training import features
 from training.config import Recipe
 from training.distributed import Process, of_all_ranks
-from training.features import Features, build_encoder, stream_of
+from training.errors import CheckpointError
+from training.features import Features, build_encoder, flow_of, stream_of
 from training.protocols.inputs import Source
 from training.protocols.views import Sampling, Views, extract, sampling_of, sized
 
@@ -44,6 +46,32 @@ class Job:
     def classes(self) -> int:
         return len(self.sets["train"].classes)
 
+    @property
+    def flow(self) -> dict[str, Any]:
+        """Settings of the flow that the encoder takes, with the operator that `auto` comes to on
+        this device; empty: it takes pictures.
+        """
+        settings = flow_of(self.recipe)
+        if settings is None:
+            return {}
+        operator, _ = choose_operator(settings.operator, str(self.process.device))
+        return asdict(settings) | {"operator": operator}
+
+    def check_flow(self) -> None:
+        """Raise CheckpointError where `auto` comes to another operator than that of the training.
+
+        One that is asked for by name is the user's choice.
+        """
+        state = self.source.state
+        trained = state.flow.get("operator") if state else None
+        now = self.flow.get("operator")
+        if now and trained and now != trained and self.recipe.flow.operator == "auto":
+            raise CheckpointError(
+                f"error: the checkpoint was trained on flow by {trained}, here it would be by {now}"
+                f" · {self.source.name} · set flow.operator={trained}, or flow.operator={now} to "
+                "measure it so"
+            )
+
     def encoder(self) -> nn.Module:
         """A new copy of the network that is measured."""
         return build_encoder(self.source.name, self.source.recipe, self.source.state)
@@ -54,15 +82,15 @@ class Job:
     def key(self, part: Part) -> dict:
         """All that the features of a set depend on."""
         plain, manifest = self.recipe.plain(), self.sets[part]
-        stream = stream_of(self.recipe)
-        parts = ("clip", "augment", "backbone", *(["flow"] if stream == "flow" else []))
+        parts = ("clip", "augment", "backbone")
         return {
             "checkpoint": self.source.sha256,
             "manifest": manifest.fingerprint,
             "split": sorted(manifest.keys) if manifest.split else "",
             "clips": self.sampling(part).described(),
             "seed": self.recipe.run.seed,
-            "stream": stream,
+            "stream": stream_of(self.recipe),
+            **({"flow": flow} if (flow := self.flow) else {}),
             **{name: plain[name] for name in parts},
         }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline import DataError
 from training.errors import ConfigError
 from training.features import Features
 from training.protocols import fitting
@@ -53,8 +54,14 @@ def probe(train: Features, test: Features, classes: int) -> Outcome:
     """Multinomial logistic regression on standardised features.
 
     The weight decay is the one that does best on every fifth training video after fitting the
-    others; then all training videos are fitted. Deterministic: L-BFGS from zero.
+    others; then all training videos are fitted. Deterministic: L-BFGS from zero. Raises DataError
+    for a single training video.
     """
+    if len(train.index) < 2:
+        raise DataError(
+            f"error: a linear classifier needs 2 training videos, here is {len(train.index)} · "
+            "take more, or a larger part of the labels"
+        )
     mean, std = train.feature.mean(0), train.feature.std(0).clamp_min(1e-8)
     x, x_test = (train.feature - mean) / std, (test.feature - mean) / std
     decay = chosen_decay(x, train.label, classes)

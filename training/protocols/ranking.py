@@ -28,11 +28,13 @@ def nearest(query: Tensor, gallery: Tensor, k: int) -> Tensor:
 def place_of(score: Tensor, label: Tensor) -> Tensor:
     """[n] the place from 0 of each label among its scores [n, classes], in the order of `ranked`.
 
-    So equal scores never make a class right by chance: a higher class waits behind a lower one.
+    So equal scores never make a class right by chance: a higher class waits behind a lower one. A
+    score that is no number is behind all.
     """
     own = score.gather(1, label[:, None])
-    earlier = torch.arange(score.shape[1], device=score.device) < label[:, None]
-    return ((score > own) | ((score == own) & earlier)).sum(1)
+    later = torch.arange(score.shape[1], device=score.device) >= label[:, None]
+    behind = (score < own) | ((score == own) & later)
+    return (~behind).sum(1)
 
 
 def _best(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

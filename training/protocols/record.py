@@ -23,7 +23,7 @@ from training.protocols.outcome import LEVEL, Outcome
 from training.runlog import environment
 
 CROPS = {1: "central square", 3: "three squares along the long side"}  # by augment.eval_crops
-LIBRARIES = ("numpy", "av", "nvidia-dali-cuda130", "scikit-learn")
+LIBRARIES = ("numpy", "av", "opencv-contrib-python-headless", "nvidia-dali-cuda130", "scikit-learn")
 SHOWN_FAILURES = 5
 INTERVALS = f"intervals_{100 * LEVEL:.0f}"
 
@@ -34,6 +34,8 @@ def content_of(job: Job, outcome: Outcome) -> dict[str, Any]:
     views = {"frames": recipe.clip.frames, "stride": recipe.clip.stride,
              "size": recipe.augment.size, "crop": CROPS[recipe.augment.eval_crops],
              "eval_scale": recipe.augment.eval_scale, "stream": stream_of(recipe)}  # fmt: skip
+    if job.flow:
+        views["flow"] = {name: job.flow[name] for name in ("operator", "encoding")}
     content = {
         "protocol": job.protocol,
         "options": job.settings(),
@@ -75,15 +77,19 @@ def counts(job: Job, part: Part) -> dict[str, Any]:
 
 
 def mean_of(contents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over several splits of one data set, as papers print it, and each split's counts."""
+    """The mean over several splits of one data set, as papers print it, and each split's counts.
+
+    Of the measures that all splits have: R@50 needs 50 training videos.
+    """
     first = contents[0]
     shared = ("protocol", "options", "checkpoint", "checkpoint_sha256", "views", "classes",
               "environment")  # fmt: skip
     content = {name: first[name] for name in shared}
+    common = [m for m in first["chance"] if all(m in one["chance"] for one in contents)]
     for name in ("result", "chance"):
         content[name] = {
             measure: sum(one[name][measure] for one in contents) / len(contents)
-            for measure in first["chance"]
+            for measure in common
         }
     content["splits"] = [one["result"] for one in contents]
     content |= {part: [one[part] for one in contents] for part in ("train", "test")}

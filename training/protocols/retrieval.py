@@ -43,11 +43,6 @@ def asked(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> Ou
     return Outcome(hits, chance(test, train, ranks), test.label, test.index)
 
 
-def recall(test: Features, train: Features, ranks: tuple[int, ...] = RANKS) -> dict[str, float]:
-    """R@k: share of test videos with one of their class among the k nearest training videos."""
-    return asked(test, train, ranks).shares
-
-
 def centered(features: Features) -> Features:
     """Features less the mean of their own set, scaled to unit length again."""
     raw = features.raw

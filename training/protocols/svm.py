@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline import DataError
 from training.errors import ConfigError
 from training.features import Features
 from training.protocols.job import Job
@@ -30,19 +31,30 @@ def measure(job: Job) -> Outcome:
     """
     machine = _machine(job.options)
     train, test = job.both()
-    scores = decide(machine, train, test, l2=job.options.l2)
+    scores = decide(machine, train, test, job.classes, l2=job.options.l2)
     # Scores are no probabilities; `fuse` refuses them because none are written.
     outcome = classified(scores, test.label, test.index)
     return Outcome(outcome.hits, outcome.chance, outcome.label, outcome.index)
 
 
-def decide(machine, train: Features, test: Features, *, l2: bool) -> Tensor:
-    """Scores [test videos, classes] of a machine fitted to the training videos."""
+def decide(machine, train: Features, test: Features, classes: int, *, l2: bool) -> Tensor:
+    """Scores [test videos, classes] of a machine fitted to the training videos.
+
+    A class of which no training video decodes has -inf. Raises DataError where but one is left.
+    """
+    present = train.label.unique()
+    if len(present) < 2:
+        raise DataError(
+            f"error: the protocol svm needs training videos of two classes, and those that decode "
+            f"are of {len(present)}"
+        )
     x, x_test = ((part.feature if l2 else part.raw).double().numpy() for part in (train, test))
-    scores = machine.fit(x, train.label.numpy()).decision_function(x_test)
-    if scores.ndim == 1:  # of two classes liblinear scores the second one only
-        scores = np.stack([-scores, scores], axis=1)
-    return torch.from_numpy(scores)
+    own = machine.fit(x, train.label.numpy()).decision_function(x_test)
+    if own.ndim == 1:  # of two classes liblinear scores the second one only
+        own = np.stack([-own, own], axis=1)
+    scores = torch.full((len(x_test), classes), -torch.inf, dtype=torch.float64)
+    scores[:, present] = torch.from_numpy(own)
+    return scores
 
 
 def _machine(options: Options):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from training.protocols.views import Views
 
@@ -16,7 +16,8 @@ def options(kinds: Mapping[str, type]) -> str:
     """Every `eval.*` key with its default, those of all protocols once."""
     common = [field.name for field in fields(Views)]
     paragraphs = [
-        "options, each eval.KEY=VALUE, with their defaults (training/protocols says more):"
+        "options, each eval.KEY=VALUE, with their defaults, of several words the first "
+        "(training/protocols says more):"
     ]
     paragraphs.append(_paragraph("all", _keys(Views())))
     for name, kind in kinds.items():
@@ -26,10 +27,13 @@ def options(kinds: Mapping[str, type]) -> str:
 
 
 def _keys(default: Any, prefix: str = "") -> list[str]:
-    keys = []
+    keys, hints = [], get_type_hints(type(default))
     for field in fields(default):
         value = getattr(default, field.name)
-        if is_dataclass(value):
+        if get_origin(hints[field.name]) is Literal:
+            others = [word for word in get_args(hints[field.name]) if word != value]
+            keys.append(f"{prefix}{field.name}={'|'.join([value, *others])}")
+        elif is_dataclass(value):
             keys += _keys(value, f"{prefix}{field.name}.")
         else:
             keys.append(f"{prefix}{field.name}={_shown(value)}")

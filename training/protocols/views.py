@@ -13,7 +13,7 @@ from pipeline.clip import ClipConfig, span, with_next_frame
 from pipeline.windows import Windows, one_random, sliding, uniform
 from training.config import Recipe
 from training.distributed import Process, of_all_ranks
-from training.errors import ConfigError
+from training.errors import ConfigError, NumericError
 from training.features import Features, extract_share, flow_of, joined, of_means
 
 Kind = Literal["uniform", "windows", "random"]
@@ -31,10 +31,14 @@ class Views:
 
 
 def check(options: Views) -> None:
-    """Raise ConfigError naming the option that makes no clips."""
+    """Raise ConfigError naming the option that makes no clips, or has no effect."""
     for name, least in (("clips", 1), ("window_step", 0), ("size", 0)):
         if (value := getattr(options, name)) < least:
             raise ConfigError(f"error: eval.{name}: expected at least {least}, got {value}")
+    if options.window_step and "windows" not in (options.train, options.test):
+        raise ConfigError(
+            "error: eval.window_step has no effect without eval.train=windows or eval.test=windows"
+        )
 
 
 @dataclass(frozen=True)
@@ -135,4 +139,16 @@ def _of_all(encoder, rows, recipe: Recipe, *, clips: int, process: Process) -> F
     place = Place(process.rank, process.world, str(process.device))
     say = print if process.is_main else lambda line: None
     own = extract_share(encoder, rows, recipe, clips=clips, place=place, say=say)
-    return joined(of_all_ranks(own, process))
+    found = joined(of_all_ranks(own, process))
+    _refuse_nan(found, rows)
+    return found
+
+
+def _refuse_nan(found: Features, rows: Manifest | Windows) -> None:
+    """Raise NumericError for vectors that are no numbers: they would be ranked all the same."""
+    if wrong := int((~found.raw.isfinite()).any(1).sum()):
+        raise NumericError(
+            f"error: {wrong} of {len(found.index)} outputs of the network are not finite · "
+            f"{rows.path} · its weights are damaged or its training diverged; a classifier trained "
+            "here wants a lower eval.optim.lr"
+        )

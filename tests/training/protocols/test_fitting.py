@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pipeline import Batch
 from tests.training.protocols.feature_sets import clustered
 from training import config
 from training.distributed import Process
+from training.errors import ConfigError, NumericError
 from training.optim import OptimConfig
 from training.protocols import finetune, fitting
 from training.protocols.fitting import Fitted, Frozen, classifier
@@ -126,3 +128,48 @@ def test_s3d_has_its_stages_in_one_list():
     parts = finetune.stages(encoder, 1.0, 0.9)
     assert len(parts) > 10
     assert {p for part, _ in parts for p in part.parameters()} == set(encoder.parameters())
+
+
+def test_a_training_that_diverges_ends(batches, recipe):
+    batches.feature[0] = math.nan
+    head = classifier(DIM, CLASSES, Fitted(), seed=0)
+    with pytest.raises(NumericError) as refused:
+        model, options = nn.Sequential(FirstChannel(), head), Fitted(epochs=5, batch_size=4)
+        fitting.fit(model, [(head, 1.0)], range(VIDEOS), recipe, options, ALONE)
+    assert str(refused.value) == "error: the loss is nan at step 1/15 · lower eval.optim.lr, 0.1"
+
+
+def test_clips_of_a_training_set_are_always_random():
+    with pytest.raises(ConfigError) as refused:
+        fitting.check(Fitted(train="windows"), range(VIDEOS))
+    assert str(refused.value) == (
+        "error: eval.train=windows has no effect where a classifier is trained: it sees one random "
+        "clip of every training video in each epoch"
+    )
+
+
+def entry(key: str) -> dict:
+    return {"path": f"{key}.mp4", "key": key, "code": "E-TEST", "detail": "gone"}
+
+
+def test_a_damaged_video_counts_once_whichever_process_meets_it(batches, recipe, monkeypatch):
+    by_rank = [entry("b"), entry("c")], [entry("a"), entry("b")]
+    monkeypatch.setattr(fitting.distributed, "of_all_ranks", lambda own, _: list(by_rank))
+    monkeypatch.setattr(fitting, "_share_statistics", lambda *_: None)
+    head = classifier(DIM, CLASSES, Fitted(), seed=0)
+    model, options = nn.Sequential(FirstChannel(), head), Fitted(epochs=1, batch_size=4)
+    found = fitting.fit(model, [(head, 1.0)], range(VIDEOS), recipe, options, ALONE)
+    assert found == [entry(key) for key in "abc"]
+
+
+def test_training_clips_are_augmented_as_asked_for_and_not_as_a_view(recipe, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(fitting, "build_loader", lambda _, **named: asked.update(named))
+    own = replace(recipe.augment, blur=0.0, size=20, views={0: {"blur": 1.0}})
+    damaged: dict[str, dict] = {}
+    for options in (Fitted(train_size=12), Fitted()):
+        fitting.training_loader(None, replace(recipe, augment=own), options, ALONE, damaged)
+        assert asked["augment"] == replace(own, views={}, size=options.train_size or 20)
+    # The epoch in which it was met is another one in another process.
+    asked["noted"]([{**entry("a"), "epoch": 3, "position": 1, "attempt": 0}])
+    assert damaged == {"a": entry("a")}

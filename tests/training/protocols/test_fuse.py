@@ -1,6 +1,7 @@
 import torch
 
 from tests.training.protocols.feature_sets import clustered, random_features
+from training.features import failed_once
 from training.protocols import fuse, retrieval
 
 
@@ -19,8 +20,8 @@ def test_two_views_of_the_classes_find_more_than_either():
         test, train = (clustered(seed + n, 400, 8, dim=6, noise=1.0) for n in (0, 1))
         found.append((test, train))
     joined = [fuse.summed(list(parts)) for parts in zip(*found, strict=True)]
-    alone = [retrieval.recall(test, train)["R@1"] for test, train in found]
-    assert retrieval.recall(*joined)["R@1"] > max(alone) + 0.05
+    alone = [retrieval.asked(test, train).shares["R@1"] for test, train in found]
+    assert retrieval.asked(*joined).shares["R@1"] > max(alone) + 0.05
 
 
 def test_of_both_only_the_videos_that_both_have():
@@ -33,4 +34,4 @@ def test_of_both_only_the_videos_that_both_have():
 
 def test_a_video_that_failed_in_both_is_listed_once():
     entries = [{"index": 4, "key": "e"}, {"index": 1, "key": "b"}, {"index": 4, "key": "e"}]
-    assert fuse._unique(entries) == [{"index": 1, "key": "b"}, {"index": 4, "key": "e"}]
+    assert failed_once(entries) == [{"index": 1, "key": "b"}, {"index": 4, "key": "e"}]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline import DataError
 from tests.training.protocols.feature_sets import clustered, features, random_features
 from training.protocols import linear
 
@@ -62,7 +63,7 @@ def test_the_probe_standardises_by_the_training_videos():
 
 def test_the_test_list_does_not_choose_the_decay():
     train = random_features(5, 50, 3)
-    decays = {probed(train, random_features(seed, 20, 3), 3)["weight_decay"] for seed in range(6)}
+    decays = {probed(train, random_features(seed, 20, 3), 3)["weight_decay"] for seed in range(3)}
     assert len(decays) == 1
 
 
@@ -101,3 +102,13 @@ def test_probabilities_are_those_of_the_classes():
     assert torch.equal(right, outcome.hits["top-1"])
     assert list(outcome.hits) == ["top-1", "top-5"]
     assert outcome.chance == {"top-1": pytest.approx(1 / 6), "top-5": pytest.approx(5 / 6)}
+
+
+def test_a_single_training_video():
+    one = features(torch.ones(1, 3), [0])
+    with pytest.raises(DataError) as refused:
+        linear.probe(one, one, 1)
+    assert str(refused.value) == (
+        "error: a linear classifier needs 2 training videos, here is 1 · take more, or a larger "
+        "part of the labels"
+    )

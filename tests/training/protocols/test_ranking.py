@@ -45,3 +45,8 @@ def test_of_equal_similarities_the_first_row_comes_first(gallery, k):
 def test_the_place_of_a_class_among_its_scores():
     scores = torch.tensor([[6.0, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], [7, 7, 7, 7, 7, 7]])
     assert ranking.place_of(scores, torch.tensor([4, 5, 2])).tolist() == [4, 0, 2]
+
+
+def test_what_is_no_number_is_never_right():
+    scores = torch.tensor([[math.nan] * 3, [math.nan, 1.0, 0.0]])
+    assert ranking.place_of(scores, torch.tensor([0, 1])).tolist() == [3, 1]

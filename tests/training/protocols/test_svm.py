@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.training.protocols.feature_sets import clustered, random_features
+from pipeline import DataError
+from tests.training.protocols.feature_sets import clustered, features, random_features
 from training.protocols import svm
 
 pytest.importorskip("sklearn")
@@ -20,7 +21,7 @@ def objective(weight: np.ndarray, x: np.ndarray, label: np.ndarray, c: float) ->
 def test_it_minimises_squared_hinge_loss_without_offset(l2):
     train, test = clustered(1, 90, 4, noise=1.2), clustered(2, 50, 4)
     machine = svm._machine(svm.Options(c=0.3))
-    scores = svm.decide(machine, train, test, l2=l2)
+    scores = svm.decide(machine, train, test, 4, l2=l2)
     x = (train.feature if l2 else train.raw).double().numpy()
     label = train.label.numpy()
     best = objective(machine.coef_, x, label, 0.3)
@@ -34,6 +35,26 @@ def test_it_minimises_squared_hinge_loss_without_offset(l2):
 
 def test_two_classes_have_two_scores():
     train, test = random_features(1, 20, 2), random_features(2, 9, 2)
-    scores = svm.decide(svm._machine(svm.Options()), train, test, l2=True)
+    scores = svm.decide(svm._machine(svm.Options()), train, test, 2, l2=True)
     assert scores.shape == (9, 2)
     np.testing.assert_allclose(scores.sum(1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_class_whose_training_videos_fail_is_never_the_answer(lost):
+    train, test = clustered(1, 90, 4, noise=0.1), clustered(2, 40, 4, noise=0.1)
+    kept = features(train.feature[train.label != lost], train.label[train.label != lost])
+    scores = svm.decide(svm._machine(svm.Options()), kept, test, 4, l2=True)
+    others = test.label != lost
+    assert scores.argmax(1)[others].tolist() == test.label[others].tolist()
+    assert (scores[:, lost] == -np.inf).all()
+
+
+def test_one_class_is_none_to_decide_between():
+    one = features(np.eye(3), [1, 1, 1])
+    with pytest.raises(DataError) as refused:
+        svm.decide(svm._machine(svm.Options()), one, one, 2, l2=True)
+    assert str(refused.value) == (
+        "error: the protocol svm needs training videos of two classes, and those that decode are "
+        "of 1"
+    )

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from training.errors import ConfigError
+from training.distributed import Process
+from training.errors import ConfigError, NumericError
 from training.features import of_means
-from training.protocols.views import Views, check, mean_by_video, whole_videos
+from training.protocols import views
+from training.protocols.views import Sampling, Views, check, extract, mean_by_video, whole_videos
 
 # Three windows of video 0, two of video 1, one of video 2.
 CUT = SimpleNamespace(
@@ -44,3 +46,25 @@ def test_one_clip_that_fails_takes_its_video_out():
 def test_numbers_that_make_no_clips(name, value):
     with pytest.raises(ConfigError, match=f"^error: eval.{name}: expected at least ., got {value}"):
         check(Views(**{name: value}))
+
+
+def test_a_step_of_windows_without_windows():
+    check(Views(test="windows", window_step=3))
+    with pytest.raises(ConfigError) as refused:
+        check(Views(window_step=3))
+    assert str(refused.value) == (
+        "error: eval.window_step has no effect without eval.train=windows or eval.test=windows"
+    )
+
+
+def test_features_that_are_no_numbers_are_not_measured(monkeypatch):
+    row = torch.arange(3)
+    broken = of_means(torch.tensor([[1.0, 2], [torch.nan, 1], [torch.inf, 0]]), row, row, [])
+    monkeypatch.setattr(views, "extract_share", lambda *_, **__: broken)
+    manifest, alone = SimpleNamespace(path="m.parquet"), Process(0, 1, torch.device("cpu"))
+    with pytest.raises(NumericError) as refused:
+        extract(None, manifest, None, sampling=Sampling("uniform", 2), process=alone)
+    assert str(refused.value) == (
+        "error: 2 of 3 outputs of the network are not finite · m.parquet · its weights are damaged "
+        "or its training diverged; a classifier trained here wants a lower eval.optim.lr"
+    )
