@@ -86,7 +86,7 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     )
     stop = StopSignal(process)
     first, last = state.step if state else 0, schedule[-1].last_step
-    with Journal(folder, first=first, last=last, every=recipe.run.log_every_steps) as journal:
+    with Journal(folder, recipe, world=process.world, first=first, last=last) as journal:
         for stage in schedule:
             if state and state.step >= stage.last_step and stage is not schedule[-1]:
                 continue
@@ -118,7 +118,7 @@ def train(
     step = build_step(under_way.method, under_way.optimizer, process, run)
     online = OnlineRetrieval(stage, process, say=under_way.folder.say)
     batches = loader.batches(number - stage.first_step, stage.last_step - stage.first_step)
-    for batch in staged(batches, process.device):
+    for batch in journal.watched(staged(batches, process.device)):
         scalars = step(
             batch,
             number=number,
@@ -130,7 +130,7 @@ def train(
         number += 1
         if online.is_due(number):
             scalars |= online.measure(under_way.method.encoder())
-        journal.add(number, stage.name, scalars)
+        journal.add(number, stage, scalars)
         stopping = stop.agreed()
         if stopping or under_way.is_due(number):
             journal.flush()

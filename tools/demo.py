@@ -208,22 +208,18 @@ def call(command: list[str]) -> int:
 def finish(folder: Path, record: Record) -> None:
     """The table on the terminal, the same in report.html, and where the time went."""
     # Imported here: torch takes seconds to load, and the first command should start at once.
-    from training.report import duration, write_report
+    from training.report import duration, read_evaluation, write_report
     from training.results import read_measured
 
     names = {"random": "random network", "pretrained": "pretrained", "pixels": "raw pixels"}
-    rows = [read_measured(name, folder / "eval" / key) for key, name in names.items()]
-    random, pretrained, pixels = rows
+    folders = {folder / "eval" / key: name for key, name in names.items()}
     report = write_report(
         folder / "report.html",
         run=folder / "run",
-        pretrained=pretrained,
-        baselines=[random, pixels],
-        train=folder / "train.parquet",
-        test=folder / "test.parquet",
+        evaluations=[read_evaluation(path, name) for path, name in folders.items()],
         seconds=record.seconds(),
     )
-    print_table(random, pretrained, pixels)
+    print_table(*[read_measured(name, path) for path, name in folders.items()])
     spent = record.seconds()
     print("time: " + ", ".join(f"{name} {duration(value)}" for name, value in spent.items()))
     print(f"in all {duration(sum(spent.values()))}\nreport: {_short(report)}")

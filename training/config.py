@@ -69,7 +69,10 @@ class RunConfig:
     keep_checkpoints: int = (
         2  # newest ones; at least 2, so that a damaged one is never the only one
     )
-    log_every_steps: int = 10  # lines on the terminal; metrics.jsonl has every step
+    log_every_steps: int = 10  # lines on the terminal and loggers; metrics.jsonl has every step
+    tensorboard: bool = False  # curves in run.dir/tb
+    wandb: str = ""  # project of Weights & Biases; empty: none
+    mlflow: str = ""  # experiment of MLflow; empty: none
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,9 +101,14 @@ class Recipe:
         return options
 
 
-def load(path: str | Path, overrides: list[str]) -> Recipe:
-    """The recipe in `path` with `key=value` overrides. Raises ConfigError in one line."""
+def load(path: str | Path, overrides: list[str], *, staged: bool = True) -> Recipe:
+    """The recipe in `path` with `key=value` overrides. Raises ConfigError in one line.
+
+    staged: false leaves its stages out, for a network that none of them has trained.
+    """
     given, typed = read_yaml(Path(path)), read_overrides(overrides)
+    if not staged and isinstance(given.get("run"), dict):
+        given["run"].pop("stages", None)
     for key in _leaves(typed):
         _refuse_hidden(key, given)
     asked = OmegaConf.merge(OmegaConf.create(given), typed)

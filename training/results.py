@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +26,6 @@ class Measured:
     of: int
     gallery: int
     classes: list[str]
-
-    def right(self, measure: str) -> int:
-        """Test videos answered rightly."""
-        return round(self.share[measure] * self.evaluated)
-
-    def standard_error(self, measure: str) -> float:
-        """Of the share, as of a binomial draw of the test videos."""
-        share = self.share[measure]
-        return math.sqrt(share * (1 - share) / self.evaluated)
 
 
 def read_measured(name: str, folder: str | Path) -> Measured:

@@ -1,6 +1,6 @@
 """The run folder: what a run writes, and what tells two runs apart.
 
-    config.yaml  env.json  log.txt  metrics.jsonl  quarantine.jsonl  checkpoints/
+    config.yaml  env.json  log.txt  metrics.jsonl  timing.jsonl  quarantine.jsonl  checkpoints/
 
 Scalars are copied from the device without waiting and are read a few steps later.
 """
@@ -17,19 +17,26 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline import Batch
 from training import checkpoint
+from training.config import Recipe
 from training.errors import ConfigError, NumericError
+from training.live import LiveView
+from training.loggers import Loggers
 from training.readback import Readback
+from training.stages import Stage
+from training.step_lines import StepLines
+from training.timing import TIMING, Stopwatch
 
 READ_AFTER_STEPS = 4
+Read = Callable[[int, dict[str, float]], None]
 
 
 class RunFolder:
@@ -98,15 +105,17 @@ class RunFolder:
 
 
 class Metrics:
-    """metrics.jsonl: one line a step with every scalar, in full precision, none twice."""
+    """metrics.jsonl: one line a step with every scalar, in full precision, none twice.
 
-    def __init__(self, folder: RunFolder, *, step: int):
-        self.folder = folder
+    read: is called with a step and its scalars when they have been read.
+    """
+
+    def __init__(self, folder: RunFolder, *, step: int, read: Read = lambda step, scalars: None):
+        self.folder, self.read = folder, read
         self.last: dict[str, float] = {}
         self._waiting: deque[tuple[int, str, list[str], Readback]] = deque()
         if folder.writer:
-            _drop_after(folder.metrics, step)
-            self._file = folder.metrics.open("a", buffering=1)  # a killed run keeps its lines
+            self._lines = StepLines(folder.metrics, step=step, say=folder.say)
 
     def add(self, step: int, stage: str, scalars: dict[str, torch.Tensor]) -> None:
         """Take the scalars of a step; raise NumericError when an earlier one is not finite."""
@@ -123,10 +132,8 @@ class Metrics:
         step, stage, names, values = self._waiting.popleft()
         self.last = dict(zip(names, values.tolist(), strict=True))
         if self.folder.writer:
-            try:
-                self._file.write(json.dumps({"step": step, "stage": stage, **self.last}) + "\n")
-            except OSError as error:
-                self.folder.say(f"metrics.jsonl: {error.strerror}, step {step} is not written")
+            self._lines.write(step, {"stage": stage, **self.last})
+            self.read(step, self.last)
         wrong = [name for name, value in self.last.items() if not math.isfinite(value)]
         if wrong:
             good = checkpoint.files(self.folder.checkpoints)
@@ -146,45 +153,50 @@ def _together(scalars: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 class ProgressLine:
-    """A progress bar on a terminal, and plain lines elsewhere."""
+    """A live view on a terminal, and plain lines elsewhere."""
 
     def __init__(self, folder: RunFolder, *, first: int, total: int, every: int):
         self.folder, self.first, self.total, self.every = folder, first, total, every
         self.started = time.perf_counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=folder.console, disable=not _is_terminal(folder))
-        self.task = self.bar.add_task("", total=total, completed=first)
+        on_terminal = folder.writer and folder.console.is_terminal
+        self.view = LiveView(folder.console, first=first, total=total) if on_terminal else None
 
     def __enter__(self) -> ProgressLine:
-        self.bar.start()
+        if self.view:
+            self.view.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.bar.stop()
+    def __exit__(self, *error) -> None:
+        if self.view:
+            self.view.__exit__(*error)
 
-    def step(self, step: int, stage: str, scalars: dict[str, float]) -> None:
-        """Show that `step` is done. scalars: the newest that have been read."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        self.bar.update(self.task, completed=step, description=f"{stage}  {shown}")
-        if step % self.every and step != self.total:
-            return
-        seconds = (time.perf_counter() - self.started) / max(1, step - self.first)
-        line = f"step {step}/{self.total}  {stage}  {shown}  {seconds:.3f} s/step"
-        if not _is_terminal(self.folder):
-            self.folder.say(line)
+    def step(
+        self, step: int, stage: Stage, scalars: dict[str, float], times: dict[str, float]
+    ) -> None:
+        """Show that `step` is done. scalars: the newest that have been read. times: its own."""
+        if self.view:
+            self.view.step(step, stage, scalars, times)
+        elif step % self.every == 0 or step == self.total:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+            seconds = (time.perf_counter() - self.started) / max(1, step - self.first)
+            self.folder.say(
+                f"step {step}/{self.total}  {stage.name}  {shown}  {seconds:.3f} s/step"
+            )
 
 
 class Journal:
-    """What a run tells while it trains: its metrics on disk and its progress on the terminal."""
+    """What a run tells while it trains: its metrics and times on disk, its progress on the
+    terminal, and whatever loggers the recipe asks for.
+    """
 
-    def __init__(self, folder: RunFolder, *, first: int, last: int, every: int):
-        self.metrics = Metrics(folder, step=first)
+    def __init__(self, folder: RunFolder, recipe: Recipe, *, world: int, first: int, last: int):
+        self.folder, self.stopwatch = folder, Stopwatch(world)
+        every = recipe.run.log_every_steps
+        self.loggers = Loggers(recipe, folder.path, first=first, say=folder.say, on=folder.writer)
+        self.metrics = Metrics(folder, step=first, read=self.loggers.add)
         self.line = ProgressLine(folder, first=first, total=last, every=every)
+        if folder.writer:
+            self._times = StepLines(folder.path / TIMING, step=first, say=folder.say)
 
     def __enter__(self) -> Journal:
         self.line.__enter__()
@@ -192,11 +204,20 @@ class Journal:
 
     def __exit__(self, *error) -> None:
         self.line.__exit__(*error)
+        self.loggers.close()
 
-    def add(self, step: int, stage: str, scalars: dict[str, torch.Tensor]) -> None:
+    def watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, timed: see `Stopwatch`."""
+        return self.stopwatch.watched(batches)
+
+    def add(self, step: int, stage: Stage, scalars: dict[str, torch.Tensor]) -> None:
         """Note that `step` is done; the scalars shown are the newest that have been read."""
-        self.metrics.add(step, stage, scalars)
-        self.line.step(step, stage, self.metrics.last)
+        times = self.stopwatch.lap()
+        self.metrics.add(step, stage.name, scalars)
+        if self.folder.writer:
+            self._times.write(step, times)
+            self.loggers.note(step, {"lr": stage.lr(step - 1), **times})
+        self.line.step(step, stage, self.metrics.last, times)
 
     def flush(self) -> None:
         """See `Metrics.flush`."""
@@ -245,24 +266,3 @@ def _lock(path: Path):
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Keep only the lines up to `step`: the steps after it are about to be made again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a killed process may be cut
-        if entry["step"] <= step:
-            kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.replace(path)
-
-
-def _is_terminal(folder: RunFolder) -> bool:
-    return folder.writer and folder.console.is_terminal

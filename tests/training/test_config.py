@@ -279,6 +279,12 @@ def test_an_override_that_a_stage_hides(tmp_path):
     assert config.stage_recipe(recipe, "adversarial").method.generator == "adversarial"
 
 
+def test_what_no_stage_has_trained_takes_any_key():
+    """As the untrained flow stream of ViCC, whose stages set the stream."""
+    recipe = config.load(SMOKE, ["method.generator=random"], staged=False)
+    assert recipe.method.generator == "random" and recipe.run.stages == {}
+
+
 # Stages
 
 

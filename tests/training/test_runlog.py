@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from training import runlog
+from tests.training.test_stages import ONE_STAGE, schedule
+from training import runlog, step_lines
 from training.errors import ConfigError, NumericError
-from training.runlog import Metrics, ProgressLine, RunFolder
+from training.runlog import Journal, Metrics, ProgressLine, RunFolder
+from training.timing import TIMING, Stopwatch
+
+STAGE = schedule()[0]
+TIMES = {"seconds": 0.5, "data_wait_seconds": 0.1, "clips_per_second": 16.0}
 
 
 @pytest.fixture
@@ -93,6 +100,53 @@ def test_before_the_first_checkpoint_there_is_none_to_name(folder):
         metrics.flush()
 
 
+# Times
+
+
+def test_the_stopwatch_splits_a_step_into_waiting_and_work(monkeypatch):
+    """Two batches of three videos and two views, in each of four processes, in one lap."""
+    now = [50.0]
+    monkeypatch.setattr("training.timing.time.perf_counter", lambda: now[0])
+
+    def batches():
+        for waited in (0.5, 1.5):
+            now[0] += waited
+            yield SimpleNamespace(index=range(3), views=(None, None))
+
+    watch = Stopwatch(world=4)
+    for _ in watch.watched(batches()):
+        now[0] += 3
+    assert watch.lap() == {
+        "seconds": 8.0, "data_wait_seconds": 2.0, "clips_per_second": 2 * 3 * 2 * 4 / 8
+    }  # fmt: skip
+    now[0] += 1
+    assert watch.lap() == {"seconds": 1.0, "data_wait_seconds": 0.0, "clips_per_second": 0.0}
+
+
+def test_times_have_a_file_of_their_own_that_a_resume_continues(folder):
+    """metrics.jsonl is the same in every run of one seed, which no time is."""
+    for first, last in ((0, 7), (4, 9)):
+        with Journal(folder, ONE_STAGE, world=1, first=first, last=9) as journal:
+            for step in range(first + 1, last + 1):
+                journal.add(step, STAGE, {"loss": torch.tensor(1.0)})
+            journal.flush()
+    entries = step_lines.read(folder.path / TIMING)
+    assert [entry["step"] for entry in entries] == list(range(1, 10)) == steps(folder)
+    assert all(set(entry) == {"step", *TIMES} for entry in entries)
+    assert set(step_lines.read(folder.metrics)[-1]) == {"step", "stage", "loss"}
+
+
+def test_a_full_disk_costs_a_line_of_times_and_not_the_run(folder, capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with Journal(folder, ONE_STAGE, world=1, first=0, last=9) as journal:
+        journal._times._file = Full()
+        journal.add(1, STAGE, {"loss": torch.tensor(1.0)})
+    assert "timing.jsonl: No space left on device, step 1 is not written" in capsys.readouterr().out
+
+
 # The log and the environment
 
 
@@ -114,12 +168,12 @@ def test_a_log_that_cannot_be_written_costs_only_the_line(folder, capsys):
 def test_progress_is_plain_lines_where_there_is_no_terminal(folder, capsys):
     with ProgressLine(folder, first=0, total=5, every=2) as line:
         for step in range(1, 6):
-            line.step(step, "warm", {"loss": 0.5 * step})
+            line.step(step, STAGE, {"loss": 0.5 * step}, TIMES)
     shown = capsys.readouterr().out.splitlines()
     assert [text.split("  ")[:3] for text in shown] == [
-        ["step 2/5", "warm", "loss 1"],
-        ["step 4/5", "warm", "loss 2"],
-        ["step 5/5", "warm", "loss 2.5"],
+        ["step 2/5", "moco", "loss 1"],
+        ["step 4/5", "moco", "loss 2"],
+        ["step 5/5", "moco", "loss 2.5"],
     ]
     assert all(text.endswith(" s/step") for text in shown)
 
@@ -190,8 +244,10 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     metrics.add(1, "s", {"loss": torch.tensor(1.0)})
     metrics.flush()
     assert metrics.last == {"loss": 1.0}
+    with Journal(folder, ONE_STAGE, world=2, first=0, last=1) as journal:
+        journal.add(1, STAGE, {"loss": torch.tensor(1.0)})
     with ProgressLine(folder, first=0, total=1, every=1) as line:
-        line.step(1, "s", metrics.last)
+        line.step(1, STAGE, metrics.last, TIMES)
     assert not (tmp_path / "none").exists() and capsys.readouterr().out == ""
 
 

@@ -41,10 +41,10 @@ def load_source(name: str, recipe_path: str | None, overrides: list[str]) -> Sou
             raise ConfigError(
                 f"error: --checkpoint {name} needs --recipe: it says network and clip"
             )
-        return Source(name, name, config.load(recipe_path, overrides), None)
+        return Source(name, name, config.load(recipe_path, overrides, staged=False), None)
     path, state = Path(name), None
     if recipe_path:
-        recipe = config.load(recipe_path, overrides)
+        recipe = config.load(recipe_path, overrides, staged=False)
     elif path.suffix == weights.SAFETENSORS:
         recipe = config.of_checkpoint(weights.recipe_beside(path), "", overrides)
     else:
