@@ -71,7 +71,8 @@ def test_networks_of_one_untrained_one_are_alike():
         network = run.network_of(trial.run.training)
         assert starts.setdefault(trial.start, network) == network
         assert {text.split("=")[0] for text in network} == {
-            "backbone.name", "backbone.width", "clip.frames", "clip.stride", "augment.size"
+            "backbone.name", "backbone.width", "clip.frames", "clip.stride", "augment.size",
+            "augment.eval_scale",
         }  # fmt: skip
 
 

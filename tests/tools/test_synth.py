@@ -82,7 +82,7 @@ def test_same_arguments_give_the_same_bytes_in_one_process_and_in_two(written, t
 
 
 @pytest.mark.parametrize(
-    "other", [["--split", "test"], ["--seed", "1"], ["--motion-only"], ["--progress"]]
+    "other", [["--split", "test"], ["--seed", "1"], ["--motion-only"], ["--progress"], ["--calm"]]
 )
 def test_another_split_seed_or_kind_gives_other_videos(written, tmp_path, other):
     assert main([str(tmp_path), *SMALL, "--jobs", "1", *other]) == 0
@@ -146,6 +146,19 @@ def test_motion_only_keeps_the_motion():
     undressed = draw_shot(4, 3, Options(motion_only=True)).sprites[-1].tracks
     np.testing.assert_array_equal(undressed.x, usual.x)
     np.testing.assert_array_equal(undressed.angle, usual.angle)
+
+
+def test_calm_moves_the_object_alone():
+    options = Options(frames=5, motion_only=True)
+    for number in range(8):
+        moving, calm = (draw_shot(4, number, replace(options, calm=on)) for on in (False, True))
+        (actor,), same = calm.sprites, moving.sprites[-1]
+        assert np.array_equal(actor.tracks.x, same.tracks.x)
+        assert np.array_equal(actor.paint, same.paint)
+        assert np.array_equal(calm.light, moving.light)
+        for name in ("x", "y", "zoom", "roll"):
+            way = getattr(calm.camera, name)
+            assert (way == getattr(moving.camera, name)[0]).all() and len(way) == 5
 
 
 def progress_of(index: int, number: int, **options) -> tuple[np.ndarray, np.ndarray]:

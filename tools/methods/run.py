@@ -157,7 +157,7 @@ class Trial:
 
 def network_of(training: Training) -> list[str]:
     """The overrides that say what an untrained network is and sees, sorted."""
-    parts = ("backbone.", "clip.frames=", "clip.stride=", "augment.size=")
+    parts = ("backbone.", "clip.frames=", "clip.stride=", "augment.size=", "augment.eval_scale=")
     return sorted(text for text in training.overrides if text.startswith(parts))
 
 
@@ -222,11 +222,11 @@ def is_done(trial: Trial) -> bool:
 
 
 def _trainings(pool: ThreadPoolExecutor, missing: Sequence[Trial]) -> dict[Path, Future]:
-    """Every training once; one with a trunk waits for it, so all trunks are begun before."""
+    """Every training once; those with a trunk wait for it, so they are begun last."""
     runs = {trial.run.folder: trial.run for trial in missing if not trial.untrained}
     trunks = {run.trunk.folder: run.trunk for run in runs.values() if run.trunk}
     begun: dict[Path, Future] = {}
-    for folder, run in (trunks | runs).items():
+    for folder, run in sorted((trunks | runs).items(), key=lambda item: item[1].trunk is not None):
         trunk = begun[run.trunk.folder] if run.trunk else None
         begun[folder] = pool.submit(_train, run, trunk)
     return begun

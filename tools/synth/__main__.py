@@ -69,6 +69,7 @@ def _options(chosen: argparse.Namespace) -> Options:
         fps=chosen.fps,
         motion_only=chosen.motion_only,
         progress=chosen.progress,
+        calm=chosen.calm,
     )
 
 
@@ -98,6 +99,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--progress", action="store_true", help="night falls and the object comes nearer"
+    )
+    parser.add_argument(
+        "--calm", action="store_true", help="a camera at rest, and nothing moves but the object"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     chosen = parser.parse_args(arguments)

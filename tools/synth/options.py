@@ -20,6 +20,7 @@ class Options:
     fps: int = 24
     motion_only: bool = False
     progress: bool = False
+    calm: bool = False
 
 
 class Purpose(IntEnum):

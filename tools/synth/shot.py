@@ -98,7 +98,15 @@ def draw_shot(class_index: int, number: int, options: Options) -> Shot:
         blur=rng.uniform(0, 0.5),
         noise=rng.uniform(0, 0.04),
     )
+    shot = _calmed(shot) if options.calm else shot
     return _progressing(shot, class_index, number, options) if options.progress else shot
+
+
+def _calmed(shot: Shot) -> Shot:
+    """The same shot without distractors, by a camera that stays as it is in the first frame."""
+    camera = shot.camera
+    first = [np.full_like(a, a[0]) for a in (camera.x, camera.y, camera.zoom, camera.roll)]
+    return replace(shot, sprites=shot.sprites[-1:], camera=Camera(*first))
 
 
 def _progressing(shot: Shot, class_index: int, number: int, options: Options) -> Shot:
