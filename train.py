@@ -17,13 +17,13 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline import Manifest
-from pipeline.loader import Loader, decoder_of
+from pipeline.loader import Loader, decoding_of
 from pipeline.quarantine import Quarantine
-from training import config, distributed, errors, stages
+from training import config, distributed, errors, garbage, stages
 from training.distributed import Process, StopSignal
 from training.dry_run import dry_run
 from training.online import OnlineRetrieval
-from training.resume import StageState, flow_of_run, resume
+from training.resume import StageState, as_run, flow_of_run, resume, share_of_run
 from training.runlog import Journal, RunFolder, environment
 from training.staging import staged
 from training.step import build_step
@@ -75,8 +75,8 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     state = resume(args.resume, folder, recipe, manifest, process)
     folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(recipe.plain())))
     folder.write_json("env.json", environment())
-    kind, why = decoder_of(manifest, recipe.data, str(process.device))
-    folder.say(f"{len(manifest)} videos, {kind} decoder ({why}), {process.world} process(es)")
+    decoding = decoding_of(manifest, recipe.data, str(process.device))
+    folder.say(f"{len(manifest)} videos, {decoding}, {process.world} process(es)")
 
     quarantine = Quarantine(
         folder.path / "quarantine.jsonl",
@@ -86,7 +86,8 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
     )
     stop = StopSignal(process)
     first, last = state.step if state else 0, schedule[-1].last_step
-    with Journal(folder, recipe, world=process.world, first=first, last=last) as journal:
+    journal = Journal(folder, recipe, world=process.world, first=first, last=last)
+    with journal, garbage.held_back():
         for stage in schedule:
             if state and state.step >= stage.last_step and stage is not schedule[-1]:
                 continue
@@ -94,11 +95,12 @@ def run(recipe: config.Recipe, process: Process, args: argparse.Namespace) -> in
             if state:
                 folder.say(stages.restore(stage, method, optimizer, state))
             loader = stages.training_loader(
-                stage, manifest, method, process, quarantine.note, say=folder.say
-            )
+                stage, manifest, method, process, quarantine, cpu_share=share_of_run(state),
+                say=folder.say,
+            )  # fmt: skip
             under_way = StageState(
-                stage, method, optimizer, process, folder, recipe.plain(), manifest, run_ends=last,
-                flow=flow_of_run(state, loader),
+                stage, method, optimizer, process, folder, as_run(recipe, loader), manifest,
+                run_ends=last, flow=flow_of_run(state, loader),
             )  # fmt: skip
             step = train(under_way, max(stage.first_step, first), loader, journal, stop)
             state = under_way.checkpoint(step)
@@ -128,6 +130,7 @@ def train(
             samples=stage.samples(number),
         )
         number += 1
+        garbage.sweep(number)
         if online.is_due(number):
             scalars |= online.measure(under_way.method.encoder())
         journal.add(number, stage, scalars)

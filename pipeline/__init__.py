@@ -15,13 +15,15 @@ A clip meets these modules in this order:
     render       picture + draw -> a view's region at its size, its colours, its luma
     host         on a CPU all of a view, for a GPU what it shows (track: what a lane is given)
     sample       all of the above for one sample: the host stage, run in worker processes
-    workers      the host stage in processes of its own, watched
+    workers      the host stage in processes of its own, watched and replaced (crew, watch)
     graph        on a GPU, the DALI graph: pictures + draws -> views, and luma where flow is wanted
     flow         luma -> optical flow -> flow views
-    stream       workers and lanes, joined in order
-    loader       streams and flow -> batches
+    stream       workers and lanes, joined in order; a lane that fails is built again (lane_runs)
+    lanes        how many, and who decodes which place of a batch: by measured rates
+    loader       streams and flow -> batches (parts: what they are made of)
     batch        what leaves the pipeline
     quarantine   the list of damaged videos, and its budget
+    refused      those that ended a worker or a lane, which are not tried again
 """
 
 from __future__ import annotations

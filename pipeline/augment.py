@@ -26,10 +26,15 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 # Rows: Y, I, Q. Hue turns the (I, Q) plane, saturation scales it, both leave Y alone.
 RGB_TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
+# [4, 4] terms of the colour maps: each colour as it is, each as luma, and what is left of eye(4).
+COLORS, LAST = np.diag([1.0, 1.0, 1.0, 0.0]), np.diag([0.0, 0.0, 0.0, 1.0])
+LUMAS = np.zeros((4, 4))
+LUMAS[:3, :3] = LUMA
 MID_GREY = 127.5
 CROP_ATTEMPTS = 10
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # a region: (top, left, bottom, right) in [0, 1]
 MAX_BLUR_WINDOW = 23  # pixels; three sigma of the strongest blur of any recipe need no more
+EVAL_CROPS = (1, 3, 5, 10)
 STRENGTHS = ("brightness", "contrast", "saturation", "hue")
 # What all views have in common: the form of a batch, what a network expects, and evaluation.
 COMMON = ("size", "mean", "std", "consistent", "views", "eval_scale", "eval_crops")
@@ -58,7 +63,9 @@ class AugmentConfig:
     # by number of the view, what is different in it, as {1: {blur: 0.1, solarize: 0.2}}
     views: dict[int, Any] = field(default_factory=dict)
     eval_scale: float = 1.0  # evaluation: side of the square / short side of the picture
-    eval_crops: int = 1  # 1: the central square; 3: one at each end of the long side, too
+    # 1: the central square; 3: one at each end of the long side, too; 5: one in each corner, too;
+    # 10: those five and their mirror images
+    eval_crops: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Draw:
 
 def brightness(factor: float) -> np.ndarray:
     """v -> factor v, as [4, 4]."""
-    return np.diag([factor, factor, factor, 1.0])
+    return factor * COLORS + LAST
 
 
 def contrast(factor: float) -> np.ndarray:
@@ -92,9 +99,10 @@ def contrast(factor: float) -> np.ndarray:
 
 def saturation(factor: float) -> np.ndarray:
     """v -> luma + factor (v - luma), as [4, 4]; factor 0 is greyscale."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = factor * np.eye(3) + (1 - factor) * np.ones((3, 1)) * LUMA
-    return matrix
+    return factor * COLORS + (1 - factor) * LUMAS + LAST
+
+
+GREY = saturation(0.0)
 
 
 def hue(turn: float) -> np.ndarray:
@@ -109,18 +117,21 @@ def hue(turn: float) -> np.ndarray:
 def _color(config: AugmentConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw.color and Draw.mean_matrix."""
     of_pixel, of_mean = np.eye(4), np.eye(4)
+    about_clip = config.contrast_about == "clip"
     if rng.random() < config.jitter:
         strengths = (config.brightness, config.contrast, config.saturation)
         factors = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in strengths]
         turn = rng.uniform(-config.hue, config.hue)
-        maps = [brightness(factors[0]), contrast(factors[1]), saturation(factors[2]), hue(turn)]
-        pairs = [(change, change) for change in maps]
-        if config.contrast_about == "clip":
-            pairs[1] = (brightness(factors[1]), np.eye(4))
-        for which in rng.permutation(4):
-            of_pixel, of_mean = pairs[which][0] @ of_pixel, pairs[which][1] @ of_mean
+        contrasted = (brightness if about_clip else contrast)(factors[1])
+        maps = [brightness(factors[0]), contrasted, saturation(factors[2]), hue(turn)]
+        for which in rng.permutation(4).tolist():
+            of_pixel = maps[which] @ of_pixel
+            if about_clip and which != 1:  # of no effect on a mean
+                of_mean = maps[which] @ of_mean
     if rng.random() < config.grayscale:
-        of_pixel, of_mean = saturation(0.0) @ of_pixel, saturation(0.0) @ of_mean
+        of_pixel, of_mean = GREY @ of_pixel, GREY @ of_mean
+    if not about_clip:
+        return of_pixel[:3], np.zeros((3, 3))
     return of_pixel[:3], (of_mean - of_pixel)[:3, :3]
 
 
@@ -163,13 +174,18 @@ def evaluation_draws(width: int, height: int, config: AugmentConfig) -> list[Dra
     """Squares of side `eval_scale` x short side, nothing else: `eval_crops` of them.
 
     One is the central one. Three stand along the long side (of a square picture: its width) at
-    the left or upper end, in the middle and at the other end.
+    the left or upper end, in the middle and at the other end. Five are the corners and the centre,
+    ten these and then their mirror images.
     """
     side = config.eval_scale * min(width, height)
     w, h = side / width, side / height
     top, left, bottom, right = middle = central(w, h)
     if config.eval_crops == 1:
         return [Draw(middle)]
+    if config.eval_crops in (5, 10):
+        corners = [(y, x, y + h, x + w) for y in (0.0, 1 - h) for x in (0.0, 1 - w)]
+        mirrors = (False, True) if config.eval_crops == 10 else (False,)
+        return [Draw(roi, flip) for flip in mirrors for roi in (*corners, middle)]
     if width >= height:
         ends = (top, 0.0, bottom, w), (top, 1 - w, bottom, 1.0)
     else:
@@ -224,8 +240,12 @@ def check(config: AugmentConfig, *, where: str = "augment") -> None:
         raise ValueError(
             f"{where}.contrast_about: expected grey or clip, got {config.contrast_about!r}"
         )
-    if config.eval_crops not in (1, 3):
-        raise ValueError(f"{where}.eval_crops: expected 1 or 3, got {config.eval_crops}")
+    if config.eval_crops not in EVAL_CROPS:
+        *others, last = EVAL_CROPS
+        raise ValueError(
+            f"{where}.eval_crops: expected {', '.join(map(str, others))} or {last}, got "
+            f"{config.eval_crops}"
+        )
     for view, changes in config.views.items():
         _check_changes(f"{where}.views.{view}", view, changes)
         check(of_view(config, view), where=f"{where}.views.{view}")

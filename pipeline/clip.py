@@ -39,9 +39,12 @@ class ClipPlan:
     @staticmethod
     def of(clips: list[np.ndarray]) -> ClipPlan:
         """Plan for views that show the given frame numbers, each [T]."""
-        frames, rows = np.unique(np.concatenate(clips), return_inverse=True)
-        ends = np.cumsum([len(clip) for clip in clips])[:-1]
-        return ClipPlan(frames, tuple(np.split(rows.astype(np.int32), ends)))
+        # A few dozen numbers: sets take a third of the time that NumPy needs for them.
+        numbers = [clip.tolist() for clip in clips]
+        frames = sorted(set().union(*numbers))
+        row = {n: place for place, n in enumerate(frames)}
+        views = (np.array([row[n] for n in clip], dtype=np.int32) for clip in numbers)
+        return ClipPlan(np.array(frames), tuple(views))
 
     @property
     def starts(self) -> np.ndarray:

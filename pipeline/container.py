@@ -24,6 +24,9 @@ from av.video.stream import VideoStream
 # opened, and FFmpeg may open nothing beside the bytes it is given.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+# FFmpeg decodes a picture to tell its format, which a decoder finds out for itself. No codec on the
+# list and few bytes to look at: it leaves that. At 456 x 256 opening takes 0.3 ms instead of 1.1.
+UNDESCRIBED = {"codec_whitelist": "none", "probesize": "32"}
 NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -61,6 +64,23 @@ class ByteRange(io.RawIOBase):
         if not self.closed:
             os.close(self.descriptor)
         super().close()
+
+
+@contextlib.contextmanager
+def open_indexed(
+    path: str | Path, offset: int = 0, size: int | None = None
+) -> Iterator[InputContainer]:
+    """`open_video` in a third of the time, where the container's index has the time of every frame.
+
+    That is MP4; its streams then lack what only a decoded picture tells, and a decoder may show
+    frames in another order. So the caller has to look at their times. Others are opened as ever.
+    """
+    with ByteRange(path, offset, size) as source:
+        is_mp4 = source.read(8)[4:] == b"ftyp"
+        source.seek(0)
+        options, form = (OPTIONS | UNDESCRIBED, "mp4") if is_mp4 else (dict(OPTIONS), None)
+        with av.open(source, format=form, options=options, metadata_errors="ignore") as container:
+            yield container
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Pictures of a video by frame number, on the CPU. Frame n is always the n-th of linear decoding.
 
-A seek is only trusted where it can be checked. On a video of constant rate the presentation time
-tells the frame number, so decoding may start at a key frame: pictures shown before that key frame
+On a video of constant rate the presentation time tells the frame number. So decoding may start at
+a key frame and pass over pictures that no other is made from: those shown before that key frame
 (open GOP) are thrown away, and the rest must follow one another without a gap or damage. Where
-anything does not fit, decoding starts at an earlier key frame, and at last from the beginning.
+anything does not fit, decoding starts at an earlier key frame, and at last from the beginning with
+every picture.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Discard
 
 from pipeline import render
-from pipeline.container import decode_linear, open_video, video_stream
+from pipeline.container import decode_linear, open_indexed, open_video, video_stream
 from pipeline.errors import BadVideo
 from pipeline.manifest import Video
+from pipeline.needed import needed_frames
 from pipeline.probe import check_file
 from pipeline.render import Picture
 
@@ -43,7 +46,8 @@ def decode_pictures(video: Video, frames: np.ndarray, *, timeout_seconds: float)
     """Pictures of the sorted unique frame numbers `frames` [U], upright.
 
     Frame n of a row that is a segment is frame `first_frame` + n of its file. Pictures that damage
-    in the file touches are those of linear decoding as far as the decoder tells of the damage.
+    in the file touches are those of linear decoding as far as the decoder tells of the damage; it
+    is not shown pictures that no wanted one is made from.
     Raises BadVideo when the file cannot be opened, has fewer frames, or takes too long.
     """
     return _decoded(video, frames, render.picture, timeout_seconds)
@@ -58,8 +62,8 @@ def _decoded(
     wanted, found = set(numbers), None
     check_file(video.path)
     with _damage_told(video):
-        if _can_seek(video, wanted):
-            found = _by_seek(video, sorted(wanted), convert, clock)
+        if not video.vfr:
+            found = _by_time(video, sorted(wanted), convert, clock)
         if found is None:
             with open_video(video.path, offset=video.offset, size=video.size) as container:
                 found = _collect(clock.watch(decode_linear(container)), wanted, video, convert)
@@ -125,25 +129,21 @@ def read_bytes(video: Video) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8)
 
 
-def _can_seek(video: Video, wanted: set[int]) -> bool:
-    """Whether times tell frame numbers, and a seek could skip anything at all."""
-    return not video.vfr and min(wanted) > video.keyframe_distance_frames
-
-
-def _by_seek(
+def _by_time(
     video: Video, wanted: list[int], convert: Callable[..., T], clock: _Deadline
 ) -> dict[int, T] | None:
-    """What is found by seeking, or None where no seek can be trusted."""
+    """What is found where times tell frame numbers, or None where they are not to be trusted."""
     found: dict[int, T] = {}
-    with open_video(video.path, offset=video.offset, size=video.size) as container:
+    with open_indexed(video.path, offset=video.offset, size=video.size) as container:
         stream = video_stream(container)
         if stream is None or container.format.name in WITHOUT_INDEX:
-            return None
+            return _collect(clock.watch(decode_linear(container)), wanted, video, convert)
         stream.codec_context.thread_count = 1  # as in decode_linear
-        for run in _runs(wanted, video.keyframe_distance_frames):
-            # The second is for a first key frame that is shown after the frame looked for.
-            for start in (run[0], max(0, run[0] - video.keyframe_distance_frames)):
-                frames = from_key_frame(container, video, start, watch=clock.watch)
+        for other in container.streams:  # sound is not even read
+            other.discard = Discard.default if other is stream else Discard.all
+        for run in runs(wanted, video.keyframe_distance_frames):
+            for start in _starts(container, video, run[0], is_new=not found):
+                frames = from_key_frame(container, video, start, wanted=run, watch=clock.watch)
                 with contextlib.suppress(SeekNotTrusted, av.FFmpegError):
                     found |= _collect(frames, run, video, convert)
                 if found.keys() >= set(run):
@@ -153,7 +153,23 @@ def _by_seek(
     return found
 
 
-def _runs(wanted: list[int], reach: int) -> list[list[int]]:
+def _starts(
+    container: InputContainer, video: Video, n: int, *, is_new: bool
+) -> tuple[int | None, ...]:
+    """Frames to seek, one after the other, until one leads to frame n; None: begin at the start.
+
+    is_new: nothing was read from the container yet.
+    """
+    distance = video.keyframe_distance_frames
+    if is_new and n <= distance:
+        index = video_stream(container).index_entries
+        if index.search_timestamp(time_of(n, video)) <= 0:
+            return (None,)
+    # The second is for a first key frame that is shown after the frame looked for.
+    return n, max(0, n - distance)
+
+
+def runs(wanted: list[int], reach: int) -> list[list[int]]:
     """Cuts the wanted frames where a new seek is cheaper than decoding on."""
     runs = [[wanted[0]]]
     for n in wanted[1:]:
@@ -166,31 +182,56 @@ def _runs(wanted: list[int], reach: int) -> list[list[int]]:
 def from_key_frame(
     container: InputContainer,
     video: Video,
-    n: int,
+    n: int | None,
     *,
+    wanted: Collection[int] | None = None,
     watch: Callable[[Iterable], Iterator] = iter,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) from a key frame near frame n on, if possible before it, without a gap.
 
-    watch: sees every packet pass. Raises SeekNotTrusted for a frame without a time, a damaged one,
-    or a gap.
+    n: None begins where the container was opened. wanted: only these have to be among them, and
+    none is decoded that they do not need. watch: sees every packet pass. Raises SeekNotTrusted for
+    a frame without a time, a damaged one, or a gap.
     """
     stream = video_stream(container)
-    time_of_n = video.start_pts + round(n / (video.fps * video.time_base))
-    container.seek(time_of_n, stream=stream, backward=True)
-    expected = None
-    for packet in watch(container.demux(stream)):
-        for frame in packet.decode():
-            # The decoder's word: a container's index may call any frame a key frame.
-            if expected is None and not frame.key_frame:
-                continue
-            if frame.pts is None or frame.is_corrupt:
+    if n is not None:
+        container.seek(time_of(n, video), stream=stream, backward=True)
+    number_of, left_out, expected = numbering(video), set(), None
+    packets = watch(container.demux(stream))
+    if wanted is None:
+        frames = (frame for packet in packets for frame in packet.decode())
+    else:
+        frames = needed_frames(packets, stream, wanted, number_of, left_out)
+    for frame in frames:
+        # The decoder's word: a container's index may call any frame a key frame.
+        if expected is None and not frame.key_frame:
+            continue
+        if frame.pts is None or frame.is_corrupt:
+            raise SeekNotTrusted
+        number = number_of(frame.pts)
+        while expected is not None and expected != number:
+            if expected not in left_out:
                 raise SeekNotTrusted
-            number = round((frame.pts - video.start_pts) * video.time_base * video.fps)
-            if expected not in (None, number):
-                raise SeekNotTrusted
-            expected = number + 1
-            yield number, frame
+            expected += 1
+        expected = number + 1
+        yield number, frame
+
+
+def _frames_per_unit(video: Video) -> tuple[int, int]:
+    """time_base * fps as numerator and denominator: of fractions the sums take longer."""
+    fps, unit = video.fps, video.time_base
+    return fps.numerator * unit.numerator, fps.denominator * unit.denominator
+
+
+def time_of(n: int, video: Video) -> int:
+    above, below = _frames_per_unit(video)
+    return video.start_pts + (2 * n * below + above) // (2 * above)
+
+
+def numbering(video: Video) -> Callable[[int], int]:
+    """From a time to the number of the frame that is nearest."""
+    start, (above, below) = video.start_pts, _frames_per_unit(video)
+    return lambda time: (2 * (time - start) * above + below) // (2 * below)
 
 
 def _collect(

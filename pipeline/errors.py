@@ -11,6 +11,17 @@ class DataError(Exception):
     exit_code = 3
 
 
+class DecoderFailed(DataError):
+    """The decoder inside a lane failed, and does not say at which video; `reason` is its word."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(
+            f"error: the decoder of the graph failed · {reason} · run python -m tools.index again, "
+            "or use data.decoder=ffmpeg"
+        )
+
+
 class BadVideo(Exception):
     """One video cannot be used: indexing and training quarantine it, evaluation counts it.
 

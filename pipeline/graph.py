@@ -22,7 +22,7 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from pipeline.augment import AugmentConfig, Draw, blur_window
-from pipeline.errors import DataError
+from pipeline.errors import DecoderFailed
 from pipeline.track import Track
 
 
@@ -61,36 +61,52 @@ class Lane:
     """One whole graph with its own decoder and stream: submit tracks, collect views, in order."""
 
     def __init__(self, spec: GraphSpec):
-        self.spec = spec
-        self.pipe = _build(spec)
+        self.spec, self.kind = spec, spec.kind
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """A fresh graph, without runs: the only way out after `collect` has failed."""
+        self.pipe: Pipeline | None = None  # what it holds on the device is free for the next one
+        self._failure: DecoderFailed | None = None
+        self.pipe = _build(self.spec)
 
     def submit(self, tracks: list[Track]) -> None:
         """Start a run over `tracks`, at most `spec.batch` of them; returns at once."""
-        for name, data in _inputs(self.spec, tracks).items():
-            self.pipe.feed_input(name, data)
-        self.pipe.schedule_run()
+        if self._failure:
+            return
+        inputs = _inputs(self.spec, tracks)
+        try:
+            for name, data in inputs.items():
+                self.pipe.feed_input(name, data)
+            self.pipe.schedule_run()
+        except RuntimeError as error:
+            self._failure = self._told(error)  # of a run before, which `collect` will meet
 
     def collect(self) -> tuple[list[Tensor], list[Tensor]]:
         """Views and lumas of the oldest run, new tensors on the device.
 
         Each view is [tracks, C, T, H, W] float32, each luma [tracks, T+1, H, W] uint8. Raises
-        DataError when the decoder inside the graph fails, after which the lane is of no use.
+        DecoderFailed when the decoder inside the graph fails: then `rebuild` it, and submit again
+        all that has not been collected.
         """
+        if self._failure:
+            raise self._failure
         on_gpu = self.spec.device != "cpu"
         stream = torch.cuda.current_stream(self.spec.device) if on_gpu else None
         try:
             outputs = self.pipe.share_outputs(cuda_stream=stream)
         except RuntimeError as error:
-            if self.spec.kind == "ffmpeg":
-                raise
-            raise DataError(
-                f"error: the decoder of the graph failed · {_reason(error)} · run python -m "
-                "tools.index again, or use data.decoder=ffmpeg, which replaces damaged videos"
-            ) from error
+            self._failure = self._told(error)
+            raise self._failure from error
         tensors = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
         self.pipe.release_outputs()
         views = len(self.spec.augments)
         return tensors[:views], [luma.squeeze(-1) for luma in tensors[views:]]
+
+    def _told(self, error: RuntimeError) -> DecoderFailed:
+        if self.kind == "ffmpeg":
+            raise error  # there is no decoder in this graph
+        return DecoderFailed(_reason(error))
 
 
 def _reason(error: RuntimeError) -> str:

@@ -8,10 +8,10 @@ loader has no state: `batches(first, last)` starts anywhere at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from pipeline.errors import DataError
 from pipeline.flow.beside import with_flow
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.views import FlowViews, Luma
-from pipeline.host import HostLane, HostViews
+from pipeline.lanes import AUTO, described, without_measuring
 from pipeline.manifest import Manifest
-from pipeline.sample import EvaluationStage, HostBatch, Reader, TrainingStage
+from pipeline.parts import TrainingParts, build_lanes, host_views
+from pipeline.refused import Refused
+from pipeline.sample import EvaluationStage, HostBatch, Reader
 from pipeline.shards.check import require_shards
 from pipeline.stream import Rendered, Stream
 
@@ -37,9 +39,12 @@ class DataConfig:
     train: str = ""  # manifest to train on, made by python -m tools.index
     split: str = ""  # use only these rows of it; empty: all
     batch_size: int = 256  # samples of one step over all processes together
-    decoder: Literal["auto", "ffmpeg", "nvdec"] = "auto"  # ffmpeg on the host, nvdec on the GPU
-    lanes: int = 1  # graphs working side by side in each process; on a CPU, threads
-    workers: int = 2  # processes that read and decode, for each training process; 0: in line
+    decoder: Literal["auto", "ffmpeg", "nvdec", "both"] = "auto"  # ffmpeg on the host, nvdec on GPU
+    lanes: int | str = AUTO  # graphs side by side in each process; on a CPU, threads
+    cpu_share: int | float | str = AUTO  # of a batch, where both decode; auto: by measured rates
+    # Processes that read and decode, for each training process. 0: none, and then a decoder that
+    # hangs is not cut off, and one that crashes ends the training.
+    workers: int = 2
     prefetch_batches: int = 2  # batches ready ahead in each worker and in each lane
     threads: int = 1  # CPU threads of each graph, and of optical flow by flow.operator: dis
     decode_timeout_seconds: float = 30.0  # longest time for one video
@@ -57,8 +62,8 @@ class Place:
 
 def choose_decoder(asked: str, device: str, codecs: set[str]) -> tuple[str, str]:
     """Decoder kind and the reason in words. Raises ValueError for one that cannot work here."""
-    if asked == "nvdec" and device == "cpu":
-        raise ValueError("data.decoder: nvdec needs a GPU, none is here; use auto or ffmpeg")
+    if asked in ("nvdec", "both") and device == "cpu":
+        raise ValueError(f"data.decoder: {asked} needs a GPU, none is here; use auto or ffmpeg")
     if asked != "auto":
         return asked, "asked for"
     if device == "cpu":
@@ -71,19 +76,21 @@ def choose_decoder(asked: str, device: str, codecs: set[str]) -> tuple[str, str]
 class Loader:
     """Batches of a training run, as a pure function of the step.
 
-    noted: called with the list of damaged videos of a batch, when there are any. flow: makes the
-    flow of `flow_views`, in this order.
+    data: with the numbers of lanes and their shares that were chosen. noted: called with the list
+    of damaged videos of a batch, when there are any. flow: makes the flow of `flow_views`, in this
+    order.
     """
 
     def __init__(
         self,
         streams: list[Stream],
+        data: DataConfig,
         device: str,
         noted: Callable[[list[dict]], None],
         flow: FlowViews | None = None,
         flow_views: tuple[int, ...] = (),
     ):
-        self.streams, self.device, self.noted = streams, device, noted
+        self.streams, self.data, self.device, self.noted = streams, data, device, noted
         self.flow, self.flow_views = flow, flow_views
         self._numbers = [view for stream in streams for view in stream.stage.views]
 
@@ -111,13 +118,20 @@ class Loader:
 class EvaluationLoader:
     """Every video once, in the manifest's order, its uniform clips as views; none is replaced.
 
-    Of several processes each has its own groups of videos: `rank`, `rank + world`, and so on.
-    flow: makes the flow of every view.
+    Of several processes each has its own groups of videos: of those that are not in `skip` the one
+    at `rank`, at `rank + world`, and so on. flow: makes the flow of every view.
     """
 
-    def __init__(self, stream: Stream, place: Place, flow: FlowViews | None = None):
+    def __init__(
+        self,
+        stream: Stream,
+        place: Place,
+        flow: FlowViews | None = None,
+        skip: Container[int] = (),
+    ):
         self.stream, self.device, self.flow = stream, place.device, flow
-        self.groups = range(place.rank, len(stream.stage), place.world)
+        wanted = [group for group in range(len(stream.stage)) if group not in skip]
+        self.groups = wanted[place.rank :: place.world]
         self.failed: list[dict] = []
 
     def __len__(self) -> int:
@@ -149,6 +163,8 @@ def build_loader(
     noted: Callable[[list[dict]], None] = lambda entries: None,
     flow: FlowConfig | None = None,
     flow_views: tuple[int, ...] = (),
+    refused: Refused | None = None,
+    agreed: Callable[[Any], Any] = lambda choice: choice,
     say: Callable[[str], None] = lambda line: None,
 ) -> Loader:
     """Loader of a training stage whose step 0 begins with sample `first_sample` of the run.
@@ -156,44 +172,38 @@ def build_loader(
     exchanged: views that this process takes from the next process's samples (for key encoders
     whose batch statistics must not see the query's neighbours). flow_views: those whose flow a
     batch has, too, made as `flow` says; `say` is told by what and why. All views are then planned
-    one frame longer. Raises ValueError for a batch that does not divide, for recipes of another
-    number of views and for flow that cannot be made, DataError for a data set smaller than a batch
-    or without its tars.
+    one frame longer. refused: videos that ended a worker or a lane of this run before. agreed: of
+    several processes, gives each what rank 0 passes to it. Raises ValueError for a batch that does
+    not divide, for recipes of another number of views and for flow that cannot be made, DataError
+    for a data set smaller than a batch or without its tars.
     """
     check(data)
     check_views(clip, views)
     _check_batch(manifest, data, place)
     require_shards(manifest)
-    augments, local = of_views(augment, views), data.batch_size // place.world
+    augments = of_views(augment, views)
     maker = _flow_of(flow, flow_views, augment, data, place, say)
     kept = tuple(view for view in range(views) if view not in exchanged)
-    streams = []
-    for shift, numbers in enumerate((kept, exchanged)):
-        if not numbers:
-            continue
-        first = (place.rank + shift) % place.world * local
-        host = _host_views(augment, place, _places(flow_views, numbers) if maker else None)
-        stage = TrainingStage(
-            manifest=manifest,
-            clip=with_next_frame(clip) if maker else clip,
-            augments=augments,
-            reader=Reader(data.decode_timeout_seconds, host),
-            seed=seed,
-            global_batch=data.batch_size,
-            first_sample=first_sample,
-            views=numbers,
-            slots=tuple(range(first, first + local)),
-            kinds=(decoder_of(manifest, data, place.device)[0],) * local,
-        )
-        lanes = _lanes(
-            manifest, data, place, host,
-            augments=tuple(augments[view] for view in numbers),
-            samples=local,
-            tracks_per_sample=1 if augment.consistent else clip.frames,
-            training=True,
-        )  # fmt: skip
-        streams.append(Stream(stage, lanes, data))
-    return Loader(streams, place.device, noted, maker, flow_views)
+    parts = TrainingParts(
+        manifest=manifest,
+        clip=with_next_frame(clip) if maker else clip,
+        augment=augment,
+        augments=augments,
+        tracks_per_sample=1 if augment.consistent else clip.frames,
+        place=place,
+        decoder=decoder_of(manifest, data, place.device)[0],
+        seed=seed,
+        first_sample=first_sample,
+        luma_views=flow_views if maker else None,
+        refused=refused or Refused(),
+    )
+    data = parts.settled(data, kept or exchanged, say=say, agreed=agreed)
+    streams = [
+        parts.stream(data, numbers, shift, say)
+        for shift, numbers in enumerate((kept, exchanged))
+        if numbers
+    ]
+    return Loader(streams, data, place.device, noted, maker, flow_views)
 
 
 def build_evaluation_loader(
@@ -205,10 +215,11 @@ def build_evaluation_loader(
     clips: int,
     place: Place = Place(),
     flow: FlowConfig | None = None,
+    skip: Container[int] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> EvaluationLoader:
-    """Loader of `clips` uniform clips of every video, `data.batch_size` videos at a time, in each
-    process.
+    """Loader of `clips` uniform clips of every video, a group of `data.batch_size` videos at a
+    time, in each process; groups in `skip` are left out.
 
     A batch has clips x `augment.eval_crops` views: the crops of the first clip, then those of the
     second, and so on; and the flow of each of them where `flow` says how, of which `say` is told.
@@ -217,20 +228,22 @@ def build_evaluation_loader(
     check(data)
     require_shards(manifest)
     kind, _ = decoder_of(manifest, data, place.device)
+    kind = "nvdec" if kind == "both" else kind  # a video's pixels must not depend on its group
+    data = replace(data, lanes=without_measuring(data.lanes, kind, place.device)[0])
     views = tuple(range(clips * augment.eval_crops))
     maker = _flow_of(flow, views if flow else (), augment, data, place, say)
-    host = _host_views(augment, place, views if maker else None)
+    host = host_views(augment, place.device, views if maker else None)
     reader = Reader(data.decode_timeout_seconds, host)
     planned = with_next_frame(clip) if maker else clip
     stage = EvaluationStage(manifest, planned, augment, reader, clips, data.batch_size, kind)
-    lanes = _lanes(
-        manifest, data, place, host,
+    lanes = build_lanes(
+        manifest, data, place.device, host,
         augments=(augment,) * len(views),
-        samples=data.batch_size,
+        kinds=(kind,) * data.batch_size,
         tracks_per_sample=1,
         training=False,
     )  # fmt: skip
-    return EvaluationLoader(Stream(stage, lanes, data), place, maker)
+    return EvaluationLoader(Stream(stage, lanes, data, say), place, maker, skip)
 
 
 def _flow_of(
@@ -252,61 +265,30 @@ def _flow_of(
     return maker
 
 
-def _places(views: tuple[int, ...], numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """Where those of the views are that are among the numbers."""
-    return tuple(place for place, number in enumerate(numbers) if number in views)
-
-
 def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, str]:
     """`choose_decoder` for a manifest."""
     return choose_decoder(data.decoder, device, manifest.codecs)
 
 
-def _host_views(augment: AugmentConfig, place: Place, lumas: tuple[int, ...] | None) -> HostViews:
-    """lumas: places of the views whose flow is wanted; None where no view's is."""
-    whole = place.device == "cpu"
-    return HostViews(augment.size, whole, next_frame=lumas is not None, lumas=lumas or ())
-
-
-def _lanes(
-    manifest: Manifest,
-    data: DataConfig,
-    place: Place,
-    host: HostViews,
-    *,
-    augments: tuple[AugmentConfig, ...],
-    samples: int,
-    tracks_per_sample: int,
-    training: bool,
-) -> list:
-    if host.whole:
-        common = augments[0]
-        return [HostLane(host, mean=common.mean, std=common.std) for _ in range(data.lanes)]
-    # DALI is imported here so that `import pipeline` works where DALI is missing.
-    from pipeline.graph import GraphSpec, Lane
-
-    spec = GraphSpec(
-        kind=decoder_of(manifest, data, place.device)[0],
-        device=place.device,
-        augments=augments,
-        training=training,
-        rotated=manifest.rotated,
-        # A sample's tracks stay together, and no lane gets more than its share of samples.
-        batch=-(-samples // data.lanes) * tracks_per_sample,
-        threads=data.threads,
-        depth=data.prefetch_batches,
-        next_frame=host.next_frame,
-        lumas=host.lumas,
-    )
-    return [Lane(spec) for _ in range(data.lanes)]
+def decoding_of(manifest: Manifest, data: DataConfig, device: str) -> str:
+    """Decoder and lanes, and why these, in words. Raises as `choose_decoder` does."""
+    kind, why = decoder_of(manifest, data, device)
+    return f"{kind} decoder ({why}), {described(data.lanes, kind, device)}"
 
 
 def check(config: DataConfig) -> None:
     """Raise ValueError naming the field when a value makes no loader."""
-    least = {"batch_size": 1, "lanes": 1, "prefetch_batches": 1, "threads": 1, "workers": 0}
+    least = {"batch_size": 1, "prefetch_batches": 1, "threads": 1, "workers": 0}
+    if isinstance(config.lanes, int):
+        least["lanes"] = 1
+    elif config.lanes != AUTO:
+        raise ValueError(f"data.lanes: expected {AUTO} or a number, got {config.lanes}")
     for name, low in least.items():
         if (value := getattr(config, name)) < low:
             raise ValueError(f"data.{name}: expected at least {low}, got {value}")
+    share = config.cpu_share
+    if share != AUTO and (isinstance(share, str) or not 0 <= share <= 1):
+        raise ValueError(f"data.cpu_share: expected {AUTO} or 0 to 1, got {share}")
     if not config.decode_timeout_seconds > 0:
         seconds = config.decode_timeout_seconds
         raise ValueError(f"data.decode_timeout_seconds: expected more than 0, got {seconds}")

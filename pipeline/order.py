@@ -8,30 +8,37 @@ clips start as fast as 10^3, and resuming is knowing p.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TypeVar
+
 import numpy as np
 
 ROUNDS = 6
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORD = 2**64 - 1
+# Arrays of uint64 and Python's own whole numbers take the same steps. A sample asks for one
+# position: as an array of one that takes 20 times as long.
+Words = TypeVar("Words", np.ndarray, int)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Finaliser of splitmix64: every output bit depends on every input bit. uint64 -> uint64."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+def _mix(x: Words) -> Words:
+    """Finaliser of splitmix64: every output bit depends on every input bit. 64 bits -> 64 bits."""
+    x = (x ^ (x >> 30)) * _MIX_1 & _WORD
+    x = (x ^ (x >> 27)) * _MIX_2 & _WORD
+    return x ^ (x >> 31)
 
 
-def _round_keys(seed: int, epoch: int) -> np.ndarray:
-    words = np.random.Philox(key=[seed, epoch]).random_raw(ROUNDS)
-    return np.asarray(words, dtype=np.uint64)
+@lru_cache(maxsize=16)
+def _round_keys(seed: int, epoch: int) -> list[int]:
+    return np.random.Philox(key=[seed, epoch]).random_raw(ROUNDS).tolist()
 
 
-def _feistel(x: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray:
-    mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
-    left, right = x >> shift, x & mask
+def _feistel(x: Words, half_bits: int, keys: list[int]) -> Words:
+    mask = (1 << half_bits) - 1
+    left, right = x >> half_bits, x & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right + key) & mask)
-    return (left << shift) | right
+        left, right = right, left ^ (_mix(right + key & _WORD) & mask)
+    return (left << half_bits) | right
 
 
 def order(positions: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -41,15 +48,30 @@ def order(positions: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray
     each value of [0, n) occurs once. Raises ValueError for positions outside [0, n).
     """
     positions = np.asarray(positions, dtype=np.int64)
+    if not positions.ndim:
+        return np.array(_video_at(int(positions), n, seed, epoch))
     if positions.size and (positions.min() < 0 or positions.max() >= n):
         raise ValueError(f"positions must lie in [0, {n}), got up to {positions.max()}")
-    half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
-    keys = _round_keys(seed, epoch)
+    half_bits, keys = _half_bits(n), _round_keys(seed, epoch)
     values = _feistel(positions.reshape(-1).astype(np.uint64), half_bits, keys)
     # The domain has fewer than 4n values, so a walk takes fewer than four steps on average.
     while (outside := values >= n).any():
         values[outside] = _feistel(values[outside], half_bits, keys)
     return values.astype(np.int64).reshape(positions.shape)
+
+
+def _video_at(position: int, n: int, seed: int, epoch: int) -> int:
+    """`order` of one position."""
+    if not 0 <= position < n:
+        raise ValueError(f"positions must lie in [0, {n}), got up to {position}")
+    value = _feistel(position, _half_bits(n), _round_keys(seed, epoch))
+    while value >= n:
+        value = _feistel(value, _half_bits(n), _round_keys(seed, epoch))
+    return value
+
+
+def _half_bits(n: int) -> int:
+    return max(1, ((n - 1).bit_length() + 1) // 2)
 
 
 def draws(seed: int, epoch: int, position: int, *, stream: int, attempt: int = 0):
@@ -59,4 +81,18 @@ def draws(seed: int, epoch: int, position: int, *, stream: int, attempt: int = 0
     Philox counts up in its first counter word; the other three hold the sample's coordinates.
     """
     counter = [0, position, (epoch << 16) | attempt, stream]
-    return np.random.Generator(np.random.Philox(key=[seed, 0x4B696E656D61], counter=counter))
+    return np.random.Generator(np.random.Philox(_key(seed), counter=counter))
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """The key of a Philox as its seed. Given as `key`, the system would be asked for a seed, too,
+    which takes as long as all the rest."""
+
+    def __init__(self, seed: int):
+        self.words = np.array([seed, 0x4B696E656D61], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        return self.words
+
+
+_key = lru_cache(maxsize=16)(_Key)

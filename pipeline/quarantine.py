@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import DataError
+from pipeline.manifest import Manifest
+from pipeline.refused import Refused
 
 MOST_PRINTED = 20
 
@@ -38,6 +40,15 @@ class Quarantine:
                 self.say(f"quarantined [{entry['code']}] {_place(entry)} · {entry['detail']}")
             self.known[_key(entry)] = entry
         self._check_budget()
+
+    def refused(self, manifest: Manifest) -> Refused:
+        """The listed videos that ended a worker or a lane, from the samples on where they did."""
+        refused = Refused()
+        ended = {key: entry for key, entry in self.known.items() if "from_sample" in entry}
+        for index, key in enumerate(manifest.keys if ended else ()):
+            if entry := ended.get(key):
+                refused.add(index, entry["from_sample"], entry)
+        return refused
 
     def _add(self, fresh: dict[str, dict]) -> dict[str, dict]:
         """Write the entries that no other process of the run has written, and return those."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import av
 import cv2
@@ -56,12 +56,13 @@ def picture(frame: av.VideoFrame, *, width: int, height: int, rotation: int) -> 
     stored = (height, width) if turned else (width, height)
     if frame.format.name not in PLANAR or (frame.width, frame.height) != stored:
         return Picture((rgb(frame, width=width, height=height, rotation=rotation),), AS_IT_IS)
+    y, u, v = frame.planes
     w, h = stored
     half = (h + 1) // 2, (w + 1) // 2
-    planes = [_plane(p, *size) for p, size in zip(frame.planes, ((h, w), half, half), strict=True)]
+    planes = _plane(y, (h, w)), _plane(u, half), _plane(v, half)
     full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
     return Picture(
-        tuple(_turned(plane, rotation) for plane in planes),
+        tuple(_turned(plane, rotation) for plane in planes) if rotation else planes,
         _yuv_to_rgb(SHARES.get(int(frame.colorspace), BT601), full_range),
     )
 
@@ -73,9 +74,8 @@ def rgb(frame: av.VideoFrame, *, width: int, height: int, rotation: int) -> np.n
     return _turned(pixels, rotation)
 
 
-def _plane(plane: av.video.plane.VideoPlane, height: int, width: int) -> np.ndarray:
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    return rows[:height, :width]
+def _plane(plane: av.video.plane.VideoPlane, size: tuple[int, int]) -> np.ndarray:
+    return np.ndarray(size, np.uint8, plane, strides=(plane.line_size, 1))
 
 
 def _turned(plane: np.ndarray, rotation: int) -> np.ndarray:
@@ -110,12 +110,18 @@ def placed(pictures: Sequence[Picture], draw: Draw, size: int) -> np.ndarray:
 
 def _scaled(plane: np.ndarray, roi: tuple[float, float, float, float], size: int) -> np.ndarray:
     """Means of areas where both sides shrink, else linear, as a picture grows."""
-    height, width = plane.shape[:2]
-    rows, columns = _whole_pixels(roi[0::2], height), _whole_pixels(roi[1::2], width)
-    region = plane[rows, columns]
-    shrinks = min(region.shape[:2]) >= size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(region, (size, size), interpolation=how)
+    region, how = _scaling(roi, plane.shape, size)
+    return cv2.resize(plane[region], (size, size), interpolation=how)
+
+
+@lru_cache(maxsize=8)  # one for all frames of a clip, of luma and of chroma
+def _scaling(
+    roi: tuple[float, float, float, float], shape: tuple[int, ...], size: int
+) -> tuple[tuple[slice, slice], int]:
+    """What to take of a plane, and how to scale it."""
+    region = _whole_pixels(roi[0::2], shape[0]), _whole_pixels(roi[1::2], shape[1])
+    shrinks = min(part.stop - part.start for part in region) >= size
+    return region, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
 
 
 def _whole_pixels(part: tuple[float, float], length: int) -> slice:
@@ -136,7 +142,7 @@ def luma(clip: np.ndarray) -> np.ndarray:
 
 def painted(clip: np.ndarray, draw: Draw) -> np.ndarray:
     """[T, S, S, 3] uint8 with the draw's colour, then blur, then solarisation."""
-    if not np.array_equal(draw.color, AS_IT_IS):
+    if (draw.color != AS_IT_IS).any():
         color = draw.color.copy()
         if draw.mean_matrix.any():
             color[:, 3] += draw.mean_matrix @ clip.mean(axis=(0, 1, 2))

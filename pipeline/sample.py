@@ -6,22 +6,24 @@ Sample s of a run is position s mod n of epoch s div n; its video, frames and dr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.augment import AugmentConfig, Draw, evaluation_draws, training_draw
 from pipeline.clip import ClipConfig, ClipPlan, training_plan, uniform_plan
-from pipeline.decode import decode_pictures, read_bytes
+from pipeline.cut import cut
+from pipeline.decode import decode_pictures
 from pipeline.errors import BadVideo, DataError
 from pipeline.host import HostViews
 from pipeline.manifest import Manifest, Video
 from pipeline.order import draws, order
+from pipeline.refused import Refused
 from pipeline.render import Picture
 from pipeline.track import NOTHING, Track
+from pipeline.watch import watched
 
 CLIP, REPLACEMENT, VIEW = 0, 1, 2  # streams of order.draws; view v draws from stream VIEW + v
 ATTEMPTS = 8
@@ -29,10 +31,15 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """starts: [V] int64, for each planned view the number of its first frame in the video."""
+    """One video of a batch. number: of the run; in an evaluation the video's row. kind: of decoder.
 
+    starts: [V] int64, for each planned view the number of its first frame in the video.
+    """
+
+    number: int
     index: int
     label: int
+    kind: str
     tracks: list[Track]
     starts: np.ndarray
 
@@ -41,25 +48,26 @@ class Sample:
 class HostBatch:
     """Samples of one step for one process, their pictures and lumas in one flat buffer.
 
-    One buffer is one shared-memory segment between a worker and the trainer, however many videos
-    there are; `shapes` cuts it again, two for each track. starts: [samples, V], see Sample. `bad`
-    lists the videos found damaged on the way.
+    One buffer is one piece of memory between a worker and the trainer, however many videos there
+    are; `shapes` cuts it again, two for each track. number, index, label: [samples] int64; kinds
+    likewise, and starts: [samples, V], see Sample. `bad` lists the videos found damaged on the way.
     """
 
-    pixels: Tensor
+    pixels: np.ndarray
     shapes: list[tuple[int, ...]]
     tracks: list[Track]
+    number: np.ndarray
     index: np.ndarray
     label: np.ndarray
+    kinds: tuple[str, ...]
     starts: np.ndarray
     bad: list[dict]
 
     def unpacked(self) -> list[Track]:
         """Tracks with their arrays back in place, as views of the buffer."""
         ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)])
-        flat = self.pixels.numpy()
         arrays = [
-            flat[start:end].reshape(shape)
+            self.pixels[start:end].reshape(shape)
             for (start, end), shape in zip(pairwise(ends), self.shapes, strict=True)
         ]
         return [
@@ -67,18 +75,29 @@ class HostBatch:
             for track, pictures, lumas in zip(self.tracks, arrays[::2], arrays[1::2], strict=True)
         ]
 
+    def samples(self) -> list[Sample]:
+        """What was packed, its arrays as views of the buffer."""
+        tracks = self.unpacked()
+        each = len(tracks) // max(1, len(self.index))
+        columns = (self.number.tolist(), self.index.tolist(), self.label.tolist(), self.kinds)
+        return [
+            Sample(*row, tracks[n * each : (n + 1) * each], self.starts[n])
+            for n, row in enumerate(zip(*columns, strict=True))
+        ]
+
 
 def pack(samples: list[Sample], bad: list[dict]) -> HostBatch:
-    """Join samples; `HostBatch.unpacked` is the inverse."""
+    """Join samples; `HostBatch.samples` is the inverse."""
     tracks = [track for sample in samples for track in sample.tracks]
     arrays = [array for track in tracks for array in (track.pictures, track.lumas)]
     flat = np.concatenate([array.reshape(-1) for array in [*arrays, NOTHING]])
     bare = [replace(track, pictures=NOTHING, lumas=NOTHING) for track in tracks]
-    index = np.array([sample.index for sample in samples], dtype=np.int64)
-    label = np.array([sample.label for sample in samples], dtype=np.int64)
+    numbers = [(sample.number, sample.index, sample.label) for sample in samples]
+    number, index, label = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
+    kinds = tuple(sample.kind for sample in samples)
     starts = np.stack([s.starts for s in samples]) if samples else np.empty((0, 0), np.int64)
     shapes = [array.shape for array in arrays]
-    return HostBatch(torch.from_numpy(flat), shapes, bare, index, label, starts, bad)
+    return HostBatch(flat, shapes, bare, number, index, label, kinds, starts, bad)
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,9 @@ class Reader:
     ) -> list[Track]:
         """Tracks of one sample. rows: per view [T]; draws: per view one a clip, or one a frame."""
         if kind == "nvdec":
-            return clip_tracks(read_bytes(video), video, plan, rows, draws)
+            encoded, numbers = cut(video, plan.frames)
+            video, plan = replace(video, first_frame=0), replace(plan, frames=numbers)
+            return clip_tracks(encoded, video, plan, rows, draws)
         pictures = decode_pictures(video, plan.frames, timeout_seconds=self.timeout_seconds)
         return [self.views(track) for track in clip_tracks(pictures, video, plan, rows, draws)]
 
@@ -136,7 +157,7 @@ class TrainingStage(torch.utils.data.Dataset):
 
     slots: places of the global batch that this process fills, and kinds: the decoder of each.
     augments: of every view of a sample. views: those to render (all are planned, so every process
-    replaces a bad video alike).
+    replaces a bad video alike). refused: videos that are replaced without being read.
     """
 
     manifest: Manifest
@@ -149,6 +170,7 @@ class TrainingStage(torch.utils.data.Dataset):
     views: tuple[int, ...]
     slots: tuple[int, ...]
     kinds: tuple[str, ...]
+    refused: Refused = field(default_factory=Refused)
 
     @property
     def size(self) -> int:
@@ -167,15 +189,23 @@ class TrainingStage(torch.utils.data.Dataset):
         epoch, position = divmod(number, len(self.manifest))
         for attempt in range(ATTEMPTS):
             index = self.video_at(epoch, position, attempt)
+            line = self.refused.line(index, number)
             try:
-                return self.read(index, epoch, position, attempt, kind)
+                if line is None:
+                    with watched(number, index):
+                        return self.read(index, number, attempt, kind)
             except BadVideo as error:
-                where = {"epoch": epoch, "position": position, "attempt": attempt}
-                bad.append({**quarantine_line(error, self.manifest[index]), **where})
+                line = quarantine_line(error, self.manifest[index])
+            bad.append({**line, "epoch": epoch, "position": position, "attempt": attempt})
         raise DataError(
             f"error: sample {position} of epoch {epoch}: {ATTEMPTS} videos in a row cannot be "
             f"decoded · {bad[-1]['path']} · {bad[-1]['detail']} · run python -m tools.index again"
         )
+
+    def refuse(self, number: int, index: int, error: BadVideo) -> None:
+        """Replace the video from sample `number` on."""
+        line = quarantine_line(error, self.manifest[index])
+        self.refused.add(index, number, {**line, "from_sample": number})
 
     def video_at(self, epoch: int, position: int, attempt: int) -> int:
         """The video of a position; attempts after the first draw another one at random."""
@@ -185,8 +215,16 @@ class TrainingStage(torch.utils.data.Dataset):
         rng = draws(self.seed, epoch, position, stream=REPLACEMENT, attempt=attempt)
         return int(rng.integers(n))
 
-    def read(self, index: int, epoch: int, position: int, attempt: int, kind: str) -> Sample:
+    def again(self, sample: Sample, bad: list[dict]) -> list[Sample]:
+        """The sample anew, its video being refused by now: with another one, which `bad` tells."""
+        epoch, position = divmod(sample.number, len(self.manifest))
+        bad[:] = [line for line in bad if (line["epoch"], line["position"]) != (epoch, position)]
+        return [self.sample(sample.number, sample.kind, bad)]
+
+    def read(self, index: int, number: int, attempt: int, kind: str) -> Sample:
+        """Sample `number` with the clips of video `index`."""
         video = self.manifest[index]
+        epoch, position = divmod(number, len(self.manifest))
         at = {"epoch": epoch, "position": position, "attempt": attempt}
         rng = draws(self.seed, stream=CLIP, **at)
         plan = training_plan(video.frames, self.clip, len(self.augments), rng)
@@ -198,7 +236,7 @@ class TrainingStage(torch.utils.data.Dataset):
             drawn.append([training_draw(*size, augment, rng) for _ in range(per_clip)])
         rows = [plan.views[view] for view in self.views]
         tracks = self.reader.tracks(video, plan, rows, drawn, kind)
-        return Sample(index, video.label, tracks, plan.starts)
+        return Sample(number, index, video.label, kind, tracks, plan.starts)
 
 
 @dataclass(frozen=True)
@@ -206,7 +244,8 @@ class EvaluationStage(torch.utils.data.Dataset):
     """Item k: the k-th group of `batch` videos, each with `clips` uniform clips as its views.
 
     Of each clip there are `augment.eval_crops` views, one after the other. Nothing is drawn and
-    nothing is replaced: a video that cannot be decoded is left out and listed in `bad`.
+    nothing is replaced: a video that cannot be decoded is left out and listed in `bad`, and so is
+    one that is refused.
     """
 
     manifest: Manifest
@@ -216,6 +255,7 @@ class EvaluationStage(torch.utils.data.Dataset):
     clips: int
     batch: int
     kind: str
+    refused: Refused = field(default_factory=Refused)
 
     @property
     def size(self) -> int:
@@ -230,11 +270,25 @@ class EvaluationStage(torch.utils.data.Dataset):
         samples = []
         first = group * self.batch
         for index in range(first, min(first + self.batch, len(self.manifest))):
+            if line := self.refused.line(index, index):
+                bad.append(line)
+                continue
             try:
-                samples.append(self.read(index))
+                with watched(index, index):
+                    samples.append(self.read(index))
             except BadVideo as error:
                 bad.append({**quarantine_line(error, self.manifest[index]), "index": index})
         return pack(samples, bad)
+
+    def refuse(self, number: int, index: int, error: BadVideo) -> None:
+        """Leave the video out; here its number is its row."""
+        line = {**quarantine_line(error, self.manifest[index]), "index": index}
+        self.refused.add(index, number, line)
+
+    def again(self, sample: Sample, bad: list[dict]) -> list[Sample]:
+        """Nothing takes the place of a sample whose video is refused; `bad` tells why."""
+        bad.append(self.refused.line(sample.index, sample.number))
+        return []
 
     def read(self, index: int) -> Sample:
         video = self.manifest[index]
@@ -243,7 +297,8 @@ class EvaluationStage(torch.utils.data.Dataset):
         rows = [clip for clip in plan.views for _ in crops]
         drawn = [[crop] for crop in crops] * self.clips
         tracks = self.reader.tracks(video, plan, rows, drawn, self.kind)
-        return Sample(index, video.label, tracks, np.repeat(plan.starts, len(crops)))
+        starts = np.repeat(plan.starts, len(crops))
+        return Sample(index, index, video.label, self.kind, tracks, starts)
 
 
 def quarantine_line(error: BadVideo, video: Video) -> dict:

@@ -1,4 +1,4 @@
-"""Clips of videos as rows of their own: what a loader of one clip a video reads.
+"""Parts of a manifest that a loader reads as one: some of its videos, or clips as their own rows.
 
 A video may have any number of windows, and each fails, decodes and is counted by itself; a loader
 cannot tell a window from a short video. `owner` says whose window it is.
@@ -19,7 +19,42 @@ from pipeline.order import draws
 CLIP = 0  # stream of order.draws, as that of a training sample's clip
 
 
-class Windows:
+class OfManifest:
+    """What a loader asks of a manifest besides its videos."""
+
+    manifest: Manifest
+
+    @property
+    def path(self) -> Path:
+        return self.manifest.path
+
+    @property
+    def codecs(self) -> set[str]:
+        return self.manifest.codecs
+
+    @property
+    def rotated(self) -> bool:
+        return self.manifest.rotated
+
+    def last_ranges(self) -> dict[Path, tuple[int, int]]:
+        """See `Manifest.last_ranges`."""
+        return self.manifest.last_ranges()
+
+
+class Rows(OfManifest):
+    """Some videos of a manifest, by their rows, as a sequence that a loader takes for one."""
+
+    def __init__(self, manifest: Manifest, rows: np.ndarray):
+        self.manifest, self.rows = manifest, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Video:
+        return self.manifest[self.rows[index]]
+
+
+class Windows(OfManifest):
     """A manifest cut into windows, as a sequence of videos that a loader takes for a manifest.
 
     starts: of each video the first frames of its windows, `frames` long each; in a video that is
@@ -39,22 +74,6 @@ class Windows:
         video, start = self.manifest[self.owner[index]], int(self.start_frame[index])
         frames = min(self.frames, video.frames - start)
         return replace(video, first_frame=video.first_frame + start, frames=frames)
-
-    @property
-    def path(self) -> Path:
-        return self.manifest.path
-
-    @property
-    def codecs(self) -> set[str]:
-        return self.manifest.codecs
-
-    @property
-    def rotated(self) -> bool:
-        return self.manifest.rotated
-
-    def last_ranges(self) -> dict[Path, tuple[int, int]]:
-        """See `Manifest.last_ranges`."""
-        return self.manifest.last_ranges()
 
 
 def uniform(manifest: Manifest, clip: ClipConfig, clips: int) -> Windows:

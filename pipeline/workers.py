@@ -1,112 +1,147 @@
 """The host stage in worker processes: started at once, watched, and gone when the trainer is gone.
 
-torch's DataLoader carries the batches. What it leaves open is closed here: errors in one line, a
-decoder that hangs, signals to the whole group, and workers whose trainer was killed.
+A batch is a pure function of its step, so nothing is lost with a process: another one makes again
+what it had not handed over. A video that hangs its decoder, or ends its worker twice, is refused:
+the stage replaces it or leaves it out as any other that does not decode.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
+import queue
 import signal
-import threading
-import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker, util
 
-import torch
+from pipeline.crew import Seat, Stage
+from pipeline.errors import BadVideo, DataError
+from pipeline.sample import HostBatch
+from pipeline.watch import Place
 
-from pipeline.errors import DataError
-from pipeline.sample import EvaluationStage, HostBatch, TrainingStage
-
-# Beside the time for its videos, a batch may wait for its worker's imports.
-WORKER_START_SECONDS = 60.0
-POLL_SECONDS = 5.0  # how soon a dead worker is noticed
+# A worker that is at no video starts, packs or sends: a minute is for imports from a slow disk.
+BETWEEN_VIDEOS_SECONDS = 60.0
+POLL_SECONDS = 1.0  # how often it is looked whether workers move
+RESTARTS = 3  # after deaths that no video explains, in one run of the loader
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-TIMED_OUT = "DataLoader timed out"
 
 
 def host_batches(
-    stage: TrainingStage | EvaluationStage,
+    stage: Stage,
     steps: range,
     *,
     workers: int,
     ahead: int,
     decode_timeout_seconds: float,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[HostBatch]:
-    """Items `steps` of a stage, in order, made by `workers` processes; 0: in this one.
+    """Items `steps` of a stage, in order, made by `workers` processes; 0: in this one, where a
+    decoder that hangs or crashes takes the trainer with it.
 
-    ahead: batches that each worker makes ready before they are asked for. Raises DataError for a
-    worker that died, and for a batch that takes longer than all its videos may together.
+    ahead: batches that each worker makes ready before they are asked for. A video that a worker is
+    at for longer than `decode_timeout_seconds` is refused (E-TIMEOUT), and one at which a worker
+    dies for the second time (E-CRASH): at the first the system may have killed it for its memory.
+    `say` is told of a worker that died otherwise. Raises DataError for the fourth of those, and for
+    a worker that hangs between two videos.
     """
-    context = multiprocessing.get_context("forkserver") if workers else None
-    if context:
-        _start_server(context)
-    limit = WORKER_START_SECONDS + decode_timeout_seconds * stage.size
-    loader = torch.utils.data.DataLoader(
-        _Reporting(stage),
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        multiprocessing_context=context,
-        prefetch_factor=ahead if workers else None,
-        worker_init_fn=_begin_worker,
-        timeout=POLL_SECONDS if workers else 0,
-    )
-    batches = iter(loader)
-    for step in steps:
-        try:
-            batch = _next_within(limit, batches)
-        except RuntimeError as error:
-            if (line := _trouble(error, step, limit)) is None:
-                raise
-            _kill_workers()  # one that hangs would keep this process from its end
-            raise DataError(line) from error
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    if not workers:
+        yield from map(stage.__getitem__, steps)
+        return
+    context = multiprocessing.get_context("forkserver")
+    _start_server(context)
+    seats: list[Seat] = []
+    foreman = _Foreman(stage, seats, decode_timeout_seconds, say)
+    try:
+        some = min(workers, len(steps))
+        seats.extend(Seat(context, stage, steps[n::workers], ahead) for n in range(some))
+        for n, step in enumerate(steps):
+            yield foreman.batch(seats[n % len(seats)], step)
+    finally:
+        for seat in seats:
+            seat.end()
 
 
-class _Reporting(torch.utils.data.Dataset):
-    """A stage whose DataError is an item: raised in a worker it would come out as a traceback."""
+class _Foreman:
+    """Takes batches from seats, and finds out why one does not come."""
 
-    def __init__(self, stage: torch.utils.data.Dataset):
-        self.stage = stage
+    def __init__(
+        self, stage: Stage, seats: list[Seat], limit_seconds: float, say: Callable[[str], None]
+    ):
+        self.stage, self.seats, self.limit_seconds, self.say = stage, seats, limit_seconds, say
+        self.poll_seconds = min(POLL_SECONDS, limit_seconds / 5)
+        self.deaths: Counter[Place] = Counter()
+        self.unexplained = 0
 
-    def __getitem__(self, step: int) -> HostBatch | DataError:
-        try:
-            return self.stage[step]
-        except DataError as error:
-            return error
+    def batch(self, seat: Seat, step: int) -> HostBatch:
+        """The next batch of a seat, which is that of `step`."""
+        while True:
+            try:
+                item = seat.take(self.poll_seconds)
+            except queue.Empty:
+                self._look(seat, step)
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, HostBatch):
+                seat.go_on(self.stage)
+                return item
+            if item.process is seat.process:
+                self._died(seat, step)
 
+    def _look(self, due: Seat, step: int) -> None:
+        """After a poll without a batch. Time is counted in polls: a trainer that was stopped for a
+        while, and its workers with it, must not take them for stuck.
+        """
+        for seat in self.seats:
+            seat.look()
+        for seat in self.seats:
+            if seat.note.place and self._unmoved_seconds(seat) >= self.limit_seconds:
+                self._cut_off(seat)
+        if not due.note.place and self._unmoved_seconds(due) >= BETWEEN_VIDEOS_SECONDS:
+            raise DataError(
+                f"error: batch {step} did not come within {BETWEEN_VIDEOS_SECONDS:g} s · its data "
+                "worker is at no video and does not answer · look for a full memory or a disk that "
+                "hangs, lower data.workers"
+            )
 
-def _next_within(limit_seconds: float, batches: Iterator) -> HostBatch | DataError:
-    """The next batch. DataLoader looks for dead workers only at its time-out, so that is short."""
-    deadline = time.monotonic() + limit_seconds
-    while True:
-        try:
-            return next(batches)
-        except RuntimeError as error:
-            if not str(error).startswith(TIMED_OUT) or time.monotonic() > deadline:
-                raise
+    def _unmoved_seconds(self, seat: Seat) -> float:
+        # The first poll may have come just before the end of a video that took its full time.
+        return (seat.unmoved_polls - 1) * self.poll_seconds
 
+    def _cut_off(self, seat: Seat) -> None:
+        turn = seat.note.turn
+        seat.end()
+        if turn == seat.note.turn:  # else it has come back at the last moment
+            what = f"its decoder did not come back within {self.limit_seconds:g} s"
+            cure = "re-encode it, or raise data.decode_timeout_seconds"
+            self._refuse(seat.note.place, "E-TIMEOUT", what, cure)
+        seat.start(self.stage)
 
-def _trouble(error: RuntimeError, step: int, limit_seconds: float) -> str | None:
-    """What DataLoader says of a worker that died or hangs, in one line; None for other errors."""
-    text = " ".join(str(error).split())
-    if text.startswith(TIMED_OUT):
-        return (
-            f"error: batch {step} did not come within {limit_seconds:g} s · a video of it hangs "
-            "its decoder, or the disk does not answer · run python -m tools.index again, or raise "
-            "data.decode_timeout_seconds"
-        )
-    if text.startswith("DataLoader worker"):
-        return (
-            f"error: a data worker died while reading batch {step} · {text} · out of memory, or a "
-            "decoder crash: lower data.workers or run python -m tools.index again"
-        )
-    return None
+    def _died(self, seat: Seat, step: int) -> None:
+        how, place = seat.end(), seat.note.place
+        if place and self.deaths[place]:
+            self.unexplained -= 1  # the first death here
+            what = f"its decoder ended the data worker twice ({how})"
+            self._refuse(place, "E-CRASH", what, "re-encode it or leave it out")
+        else:
+            self._note_death(place, how, step)
+        seat.start(self.stage)
+
+    def _note_death(self, place: Place | None, how: str, step: int) -> None:
+        self.unexplained += 1
+        if place:
+            self.deaths[place] += 1
+        if self.unexplained > RESTARTS:
+            raise DataError(
+                f"error: a data worker died while reading batch {step} ({how}), the "
+                f"{self.unexplained}th death that no video explains · out of memory? · lower "
+                "data.workers or data.prefetch_batches"
+            )
+        self.say(f"a data worker died ({how}), restarted: {self.unexplained} of {RESTARTS} times")
+
+    def _refuse(self, place: Place, code: str, what: str, cure: str) -> None:
+        path = self.stage.manifest[place.index].path
+        self.stage.refuse(*place, BadVideo(code, what, path, cure))
 
 
 def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
@@ -115,7 +150,7 @@ def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
     Ctrl-C and batch systems signal every process of a group, and the trainer needs its data up to
     the end of the step: the server and so its workers are started with these signals blocked.
     """
-    context.set_forkserver_preload(["pipeline.sample"])
+    context.set_forkserver_preload(["pipeline.crew"])
     resource_tracker.ensure_running()  # unblocks signals, so it comes first
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -131,18 +166,3 @@ def _kill_workers() -> None:
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
-
-
-def _begin_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
-
-
-def _end_with_trainer() -> None:
-    """torch watches the parent process, which here is the server; the trainer is what may die."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _as_it_is(batch: HostBatch | DataError) -> HostBatch | DataError:
-    return batch

@@ -1,4 +1,4 @@
-"""What can befall a training: each fault is called in its process, before train.py is.
+"""What can befall a program: each fault is called in its process, before train.py is.
 
 Faults are wrapped around the program from outside, in that process only: the program itself has
 no code for them.
@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from pipeline.loader import Loader
-from training import checkpoint
+from training import checkpoint, parts
+from training.protocols.under_way import UnderWay
 from training.resume import StageState
 from training.runlog import Metrics, ProgressLine
 
@@ -247,3 +248,37 @@ class FileLimitAt:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         checkpoint.save = limited
+
+
+@dataclass(frozen=True)
+class KillAfterPart:
+    """Dies when so many parts of an extraction are on the disk; each group of videos is one."""
+
+    number: int
+
+    def __call__(self) -> None:
+        parts.PART_SECONDS = 0.0
+        _die_after(self.number, parts.Parts, "_write")
+
+
+@dataclass(frozen=True)
+class KillAfterEpoch:
+    """Dies when a classifier's training has been kept so many times."""
+
+    number: int
+
+    def __call__(self) -> None:
+        _die_after(self.number, UnderWay, "save")
+
+
+def _die_after(number: int, kind: type, name: str) -> None:
+    """Let a method of a class run so many times."""
+    original, calls = getattr(kind, name), []
+
+    def counted(*args):
+        original(*args)
+        calls.append(1)
+        if len(calls) == number:
+            die()
+
+    setattr(kind, name, counted)

@@ -29,10 +29,11 @@ FORBIDDEN = {
 # Library -> the only files that may import it.
 ONLY_IN = {
     "triton": r".*_triton\.py|tools/doctor/libraries\.py",
-    "av": r"pipeline/(decode|render|probe|container|scan)\.py"
+    "av": r"pipeline/(cut|decode|needed|render|probe|container|scan)\.py"
     r"|pipeline/shards/(transcode|normalise|remux|encoded|shard)\.py"
     r"|tools/synth/.*\.py|tools/benchmark/(footage|rivals)\.py|tools/doctor/libraries\.py",
-    "nvidia": r"pipeline/(graph|flow/nvof)\.py|tools/doctor/libraries\.py",
+    "nvidia": r"pipeline/(graph|flow/nvof)\.py|tools/benchmark/readers\.py"
+    r"|tools/doctor/libraries\.py",
     "cv2": r"pipeline/(render|flow/dis)\.py|tools/benchmark/(pictures|flow/rivals)\.py",
     "torchvision": r"never",
     "timm": r"never",

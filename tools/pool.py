@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from pipeline.watch import ending
+
 READY = "ready"
 
 
@@ -51,12 +53,6 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-
-    def death(self) -> str:
-        """How the process ended, once it has."""
-        self.process.join()
-        code = self.process.exitcode or 0
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def supervised_map(
@@ -106,9 +102,9 @@ def _collect(worker: _Worker, timeout_seconds: float) -> Any:
         outcome = worker.connection.recv()
     except (EOFError, ConnectionResetError):
         if not worker.started:
-            raise RuntimeError(f"a worker process cannot start: {worker.death()}") from None
+            raise RuntimeError(f"a worker process cannot start: {ending(worker.process)}") from None
         worker.connection.close()
-        return Crashed(worker.death())
+        return Crashed(ending(worker.process))
     worker.started = True
     return outcome
 

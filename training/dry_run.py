@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline import Batch, Manifest
-from pipeline.loader import decoder_of
+from pipeline.loader import decoding_of
 from training.config import RunConfig
 from training.distributed import Process
 from training.online import OnlineRetrieval
@@ -19,9 +19,9 @@ from training.stages import Stage, build, training_loader
 def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None:
     """Print for every stage what will be trained, how, and how much memory it takes."""
     recipe = schedule[0].recipe
-    kind, why = decoder_of(manifest, recipe.data, str(process.device))
+    decoding = decoding_of(manifest, recipe.data, str(process.device))
     say = print if process.is_main else lambda line: None
-    say(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {kind} decoder ({why})")
+    say(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {decoding}")
     for stage in schedule:
         method, _ = build(stage, process, say=say)
         started = time.perf_counter()

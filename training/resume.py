@@ -11,6 +11,7 @@ import torch
 from models import Method
 from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest
+from pipeline.lanes import AUTO
 from pipeline.loader import Loader
 from training import checkpoint, config, distributed
 from training.checkpoint import Checkpoint
@@ -21,7 +22,8 @@ from training.stages import Stage
 
 # What a resumed run may change: nothing here alters a sample or a gradient.
 FREE_ON_RESUME = {
-    "data.train", "data.decoder", "data.lanes", "data.workers", "data.prefetch_batches",
+    "data.train", "data.decoder", "data.lanes", "data.cpu_share", "data.workers",
+    "data.prefetch_batches",
     "data.threads", "data.decode_timeout_seconds", "data.max_bad_fraction",
     "flow.operator",  # what it comes to is compared instead, see `flow_of_run`
     "run.dir", "run.device", "run.cuda_graph", "run.save_every_steps", "run.keep_checkpoints",
@@ -105,6 +107,18 @@ def flow_of_run(state: Checkpoint | None, loader: Loader) -> dict[str, str]:
                 f"{now[key]} · set flow.{key}={before[key]}, or start anew with another run.dir"
             )
     return now or before
+
+
+def share_of_run(state: Checkpoint | None) -> float | str:
+    """The part of every batch that the CPU has decoded so far, or `auto` where that is open."""
+    return state.config["data"].get("cpu_share", AUTO) if state else AUTO
+
+
+def as_run(recipe: config.Recipe, loader: Loader) -> dict:
+    """The recipe for a checkpoint: with the split of the batch that was found."""
+    plain = recipe.plain()
+    plain["data"]["cpu_share"] = loader.data.cpu_share
+    return plain
 
 
 @dataclass

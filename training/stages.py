@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +12,13 @@ from torch import nn
 from models import Method, build_backbone, build_method
 from pipeline import ClipConfig, DataError, Manifest, Place, build_loader
 from pipeline.clip import frames_of_segments, with_next_frame
+from pipeline.lanes import AUTO
 from pipeline.loader import Loader
+from pipeline.quarantine import Quarantine
 from training import weights
 from training.checkpoint import Checkpoint
 from training.config import Recipe, stage_recipe
-from training.distributed import Process
+from training.distributed import Process, of_all_ranks
 from training.errors import CheckpointError, ConfigError
 from training.optim import build_optimizer, load_state, lr_at
 
@@ -152,17 +154,21 @@ def training_loader(
     manifest: Manifest,
     method: Method,
     process: Process,
-    noted=None,
+    quarantine: Quarantine | None = None,
     *,
+    cpu_share: float | str = AUTO,
     say: Callable[[str], None] = lambda line: None,
 ) -> Loader:
-    """The stage's batches, with the views and the flow that its method asks for. `noted`: see
-    Loader.
+    """The stage's batches, with the views and the flow that its method asks for. quarantine: is
+    told of damaged videos, and knows which are not tried again. cpu_share: where the recipe leaves
+    it open, that of the run so far.
 
     Raises ConfigError where the recipe's clips are not those that the method needs, DataError where
     no video is long enough for them; `say` is told of some that are not, and what makes the flow.
     """
-    recipe = stage.recipe
+    recipe, data = stage.recipe, stage.recipe.data
+    if data.cpu_share == AUTO:
+        data = replace(data, cpu_share=cpu_share)
     needs = method.views
     _check_sampling(recipe, method)
     _check_lengths(with_next_frame(recipe.clip) if needs.flow else recipe.clip, manifest, say)
@@ -170,15 +176,17 @@ def training_loader(
         manifest,
         clip=recipe.clip,
         augment=recipe.augment,
-        data=recipe.data,
+        data=data,
         seed=recipe.run.seed,
         views=needs.number,
         exchanged=needs.exchanged if process.world > 1 else (),
         first_sample=stage.first_sample,
         place=Place(process.rank, process.world, str(process.device)),
-        noted=noted or (lambda entries: None),
+        noted=quarantine.note if quarantine else lambda entries: None,
+        refused=quarantine.refused(manifest) if quarantine else None,
         flow=recipe.flow,
         flow_views=needs.flow,
+        agreed=lambda choice: of_all_ranks(choice, process)[0],
         say=say,
     )
 

@@ -57,6 +57,26 @@ def test_three_crops_stand_along_the_long_side(width, height, scale):
     assert np.isclose((down[0][1] - down[0][0]) * height, scale * min(width, height))
 
 
+@given(width=sides, height=sides, scale=st.floats(0.1, 1))
+def test_ten_crops_are_corners_and_centre_and_their_mirror_images(width, height, scale):
+    ten, five, (central,) = (
+        evaluation_draws(width, height, AugmentConfig(eval_scale=scale, eval_crops=crops))
+        for crops in (10, 5, 1)
+    )
+    assert [draw.flip for draw in ten] == [False] * 5 + [True] * 5
+    assert [draw.roi for draw in ten] == 2 * [draw.roi for draw in five]
+    *corners, last = five
+    assert last.roi == central.roi
+    touched = [(top == 0, left == 0, bottom == 1, right == 1) for top, left, bottom, right in
+               (draw.roi for draw in corners)]  # fmt: skip
+    for own, (vertical, horizontal) in zip(touched, [(0, 1), (0, 3), (2, 1), (2, 3)], strict=True):
+        assert own[vertical] and own[horizontal]
+    side = scale * min(width, height)
+    for top, left, bottom, right in (draw.roi for draw in corners):
+        assert np.isclose((right - left) * width, side)
+        assert np.isclose((bottom - top) * height, side)
+
+
 def test_coins_fall_as_often_as_asked():
     config = AugmentConfig(flip=0.3, blur=0.6, grayscale=0.2, jitter=0.8, solarize=0.1)
     rng = np.random.default_rng(0)
@@ -209,7 +229,7 @@ def test_what_a_view_cannot_have_is_refused(views, message):
         ("scale", [0.5], r"augment.scale: expected \[low, high\] with 0 < low <= high"),
         ("ratio", [2.0, 1.0], r"augment.ratio: expected \[low, high\] with 0 < low <= high"),
         ("eval_scale", 1.2, "at most 1, the whole picture"),
-        ("eval_crops", 2, "augment.eval_crops: expected 1 or 3, got 2"),
+        ("eval_crops", 2, "augment.eval_crops: expected 1, 3, 5 or 10, got 2"),
         ("saturation", -0.5, "augment.saturation: expected at least 0, got -0.5"),
         ("contrast_about", "mean", "augment.contrast_about: expected grey or clip, got 'mean'"),
         ("size", 0, "augment.size: expected at least 1 pixel, got 0"),

@@ -145,14 +145,62 @@ def test_short_gops_are_reached_by_seeking_alone(kind, videos, only_seeks):
 
 
 def test_the_first_frames_need_no_seek(videos, seeks):
+    """None up to the second key frame; a later clip of the same video has its own."""
     video = videos["h264_short_gop.mp4"]
-    assert numbers(video, [12, 80]) == [12, 80] and not seeks
-    assert numbers(video, [13, 80]) == [13, 80] and seeks == [13, 80]
+    assert numbers(video, [11]) == [11] and seeks == [None]
+    assert numbers(video, [11, 80]) == [11, 80] and seeks == [None, None, 80]
+    assert numbers(video, [12, 80]) == [12, 80] and seeks == [None, None, 80, 12, 80]
 
 
-@pytest.mark.parametrize("last", [5, 80])
-def test_decoding_starts_near_and_ends_with_the_frame_asked_for(videos, monkeypatch, last):
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (0, 40), (31, 44), (20, 21)])
+@pytest.mark.parametrize("kind", ["h264_b_frames.mp4", "h264_short_gop.mp4", "hevc_b_frames.mp4"])
+def test_nothing_is_made_of_frames_that_no_view_shows(kind, first, last, videos, monkeypatch):
+    """Calls are counted: conversions, packets decoded, and packets read behind the last."""
+    converted, given = [], []
+    picture, needed = render.picture, decode.needed_frames
+
+    def noting_picture(frame, **shown):
+        converted.append(frame.pts)
+        return picture(frame, **shown)
+
+    def noting_packets(packets, *rest):
+        return needed((given.append(p.pts) or p for p in packets), *rest)
+
+    monkeypatch.setattr(render, "picture", noting_picture)
+    monkeypatch.setattr(decode, "needed_frames", noting_packets)
+    video = videos[kind]
+    decode_pictures(video, np.array([first, last]), timeout_seconds=30)
+    unit = 1 / (video.fps * video.time_base)
+    assert [pts / unit for pts in converted] == [first, last]
+    # One packet tells that the last was the last; three that are shown behind it may stand before.
+    most = 4 if "b_frames" in kind else 1
+    assert len([pts for pts in given if pts / unit > last]) <= most
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_pictures_that_no_other_is_made_from_are_passed_over(damaged, tmp_path, monkeypatch):
+    """Damage in one of them is none of the others'."""
+    path = write_video(tmp_path / "a.mp4", frames=40, gop=40, b_frames=3)
+    video, wanted = described(path), np.array([12, 24, 36])
+    truth = decode_frames(video, wanted, timeout_seconds=30)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        # ISO/IEC 14496-10, 7.3.1: two bits behind the first of the byte are nal_ref_idc.
+        ends = [p for p in packets[1:] if not bytes(p)[4] >> 5 & 3]
+    assert len(ends) >= 15
+    if damaged:
+        data = bytearray(path.read_bytes())
+        for p in ends:
+            data[p.pos + 8 : p.pos + p.size] = bytes(p.size - 8)
+        path.write_bytes(data)
     decoded = []
+    monkeypatch.setattr(decode, "_collect", noting_numbers(decoded))
+    assert np.array_equal(decode_frames(video, wanted, timeout_seconds=30), truth)
+    assert len(decoded) <= 37 - len([p for p in ends if p.pts * 25 * p.time_base < 36]) + 3
+
+
+def noting_numbers(decoded: list[int]):
+    """`_collect` that also lists the numbers of the frames that come."""
     collect = decode._collect
 
     def noting(frames):
@@ -160,7 +208,13 @@ def test_decoding_starts_near_and_ends_with_the_frame_asked_for(videos, monkeypa
             decoded.append(number)
             yield number, frame
 
-    monkeypatch.setattr(decode, "_collect", lambda frames, *rest: collect(noting(frames), *rest))
+    return lambda frames, *rest: collect(noting(frames), *rest)
+
+
+@pytest.mark.parametrize("last", [5, 80])
+def test_decoding_starts_near_and_ends_with_the_frame_asked_for(videos, monkeypatch, last):
+    decoded = []
+    monkeypatch.setattr(decode, "_collect", noting_numbers(decoded))
     assert numbers(videos["late_start.mkv"], [last]) == [last]
     assert decoded[0] > last - 12 and decoded[-1] == last
 
@@ -178,7 +232,7 @@ def test_no_seek_where_times_do_not_tell_numbers(kind, videos, seeks):
 def test_decoding_after_a_seek_uses_one_thread_too(videos, monkeypatch):
     """Workers are the parallelism: on 64 cores each would start 16 threads."""
     opened = []
-    real = decode.open_video
+    real = decode.open_indexed
 
     @contextlib.contextmanager
     def noted(*arguments, **options):
@@ -187,7 +241,7 @@ def test_decoding_after_a_seek_uses_one_thread_too(videos, monkeypatch):
             yield container
             assert video_stream(container).codec_context.thread_count == 1
 
-    monkeypatch.setattr(decode, "open_video", noted)
+    monkeypatch.setattr(decode, "open_indexed", noted)
     assert numbers(videos["h264_short_gop.mp4"], [80]) == [80] and len(opened) == 1
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline import workers as workers_module
 from pipeline.augment import AugmentConfig
 from pipeline.clip import ClipConfig
 from pipeline.errors import DataError
@@ -27,8 +22,7 @@ from pipeline.loader import (
 )
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
-from pipeline.sample import HostBatch, TrainingStage, pack
-from pipeline.stream import Stream
+from pipeline.sample import HostBatch, TrainingStage
 from tests.videos import read_number, write_video
 
 VIDEOS = 7
@@ -468,117 +462,6 @@ def test_evaluation_lists_what_failed_and_goes_on(damaged, reference, workers):
 
 
 # What goes wrong
-
-
-@dataclass(frozen=True)
-class Misbehaving(torch.utils.data.Dataset):
-    """A stage that does something bad in step 2."""
-
-    how: str
-    size: int = 1
-
-    def __getitem__(self, step: int) -> HostBatch:
-        if step == 2:
-            {
-                "die": lambda: os._exit(9),
-                "hang": lambda: time.sleep(600),
-                "bug": lambda: [][step],
-                "refuse": lambda: _refuse(),
-            }[self.how]()
-        return pack([], [])
-
-
-def _refuse():
-    raise DataError("error: too bad · here · mend it")
-
-
-def run_misbehaving(how: str, workers: int = 1, **changed) -> list[HostBatch]:
-    stream = Stream(Misbehaving(how), [], data_config(workers=workers, **changed))
-    return [rendered.host for rendered in stream.run(range(1, 4))]
-
-
-def test_a_dead_worker_is_one_line(monkeypatch):
-    """Noticed at the next poll, long before a minute is over; polls between batches do no harm."""
-    monkeypatch.setattr(workers_module, "POLL_SECONDS", 0.2)
-    started = time.monotonic()
-    with pytest.raises(DataError) as caught:
-        run_misbehaving("die")
-    assert time.monotonic() - started < 45
-    assert re.fullmatch(
-        r"error: a data worker died while reading batch 2 · DataLoader worker \(pid.*\) exited "
-        r"unexpectedly.* · out of memory, or a decoder crash: lower data.workers or run "
-        r"python -m tools.index again",
-        str(caught.value),
-    )
-
-
-def test_a_worker_that_hangs_is_cut_off_in_one_line(monkeypatch):
-    """A decoder that never comes back from C looks at no deadline of ours."""
-    monkeypatch.setattr(workers_module, "WORKER_START_SECONDS", 2.0)
-    monkeypatch.setattr(workers_module, "POLL_SECONDS", 0.5)
-    with pytest.raises(DataError) as caught:
-        run_misbehaving("hang", decode_timeout_seconds=1.0)
-    assert str(caught.value) == (
-        "error: batch 2 did not come within 3 s · a video of it hangs its decoder, or the disk "
-        "does not answer · run python -m tools.index again, or raise data.decode_timeout_seconds"
-    )
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_the_stages_own_error_passes_through_as_it_is(workers):
-    with pytest.raises(DataError) as caught:
-        run_misbehaving("refuse", workers=workers)
-    assert str(caught.value) == "error: too bad · here · mend it"
-
-
-def test_a_bug_in_a_worker_stays_a_bug_with_its_traceback():
-    with pytest.raises(IndexError, match="list index out of range"):
-        run_misbehaving("bug")
-
-
-TRAINER = """
-import multiprocessing
-import sys
-from pipeline.stream import Stream
-from tests.pipeline.test_loader import Misbehaving, data_config
-
-def train(fails):
-    stream = Stream(Misbehaving("hang"), [], data_config(workers=1))
-    globals()["run"] = run = stream.run(range(0, 9))
-    next(run)
-    print("started", flush=True)
-    if fails:
-        raise KeyError("a bug in the trainer")
-
-if __name__ == "__main__":
-    if sys.argv[1] == "child":
-        child = multiprocessing.get_context("spawn").Process(target=train, args=(True,))
-        child.start()
-        child.join()
-    else:
-        train(sys.argv[1] == "bug")
-        sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("how", ["killed", "bug", "child"])
-def test_workers_end_with_their_trainer(tmp_path, how):
-    """The pipe closes only when its last holder, worker or server, is gone; a worker hangs, too."""
-    script = tmp_path / "trainer.py"
-    script.write_text(TRAINER)
-    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(
-        [sys.executable, str(script), how], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline() == "started\n"
-        if how == "killed":
-            process.kill()
-        try:
-            _, errors = process.communicate(timeout=45)
-        finally:
-            process.kill()
-    assert ("KeyError: 'a bug in the trainer'" in errors) == (how != "killed")
 
 
 def test_damage_everywhere_ends_the_run(damaged):

@@ -150,7 +150,9 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
             pictures = np.rot90(pictures, axes=(1, 2)) if strided and len(shape) == 4 else pictures
             rows = np.zeros((1, 2), np.int32)
             made.append(Track(pictures, np.arange(3), rows, (Draw((0, 0, 1, 1)),), 90))
-        packed.append(Sample(number * 3, number - 1, made, np.array([number, 5])))
+        packed.append(
+            Sample(number + 7, number * 3, number - 1, "nvdec", made, np.array([number, 5]))
+        )
     batch = pack(packed, [{"path": "x"}])
     found = batch.unpacked()
     wanted = [track for sample in packed for track in sample.tracks]
@@ -164,6 +166,19 @@ def test_the_flat_buffer_unpacks_to_what_was_packed(samples, strided):
     assert batch.index.dtype == batch.label.dtype == batch.starts.dtype == np.int64
     assert batch.starts.tolist() == [[n, 5] for n in range(len(samples))]
     assert len(batch.pixels) == sum(t.pictures.size for t in wanted)
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_samples_come_back_one_by_one(manifest, consistent):
+    """One track a sample, or one a frame."""
+    stage = training(manifest, augment=AugmentConfig(size=16, consistent=consistent))
+    wanted = [stage.sample(number, "ffmpeg", []) for number in (2, 3)]
+    found = stage[1].samples()
+    assert [(s.number, s.kind, s.label) for s in found] == [
+        (s.number, "ffmpeg", s.label) for s in wanted
+    ]
+    assert len(found[0].tracks) == (1 if consistent else 4)
+    assert all(same_sample(*pair) for pair in zip(found, wanted, strict=True))
 
 
 # Tracks

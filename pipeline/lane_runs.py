@@ -1,0 +1,55 @@
+"""A lane and the runs that it has under way."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pipeline.errors import DecoderFailed
+from pipeline.sample import Sample
+
+
+class LaneRuns:
+    """Counts the runs of a lane (`pipeline.graph.Lane`, `pipeline.host.HostLane`)."""
+
+    def __init__(self, lane):
+        self.lane, self.under_way = lane, 0
+
+    def submit(self, samples: list[Sample]) -> None:
+        """Start a run; of no samples there is none."""
+        if samples:
+            self.lane.submit([track for sample in samples for track in sample.tracks])
+            self.under_way += 1
+
+    def collect(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Views and lumas of the oldest run. After DecoderFailed no run is left."""
+        try:
+            made = self.lane.collect()
+        except DecoderFailed:
+            self.rebuild()
+            raise
+        self.under_way -= 1
+        return made
+
+    def rebuild(self) -> None:
+        """A fresh lane without runs."""
+        self.under_way = 0
+        self.lane.rebuild()
+
+    def drain(self) -> None:
+        """Wait for all runs and forget them."""
+        while self.under_way:
+            try:
+                self.collect()
+            except DecoderFailed:
+                return
+
+    def culprits(self, samples: list[Sample]) -> list[tuple[Sample, str]]:
+        """Each sample at which the lane, which has no run, fails by itself, and why."""
+        found = []
+        for sample in samples:
+            self.submit([sample])
+            try:
+                self.collect()
+            except DecoderFailed as error:
+                found.append((sample, error.reason))
+        return found

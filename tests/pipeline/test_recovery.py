@@ -1,0 +1,227 @@
+"""A lane whose decoder fails loses the video at fault and nothing else.
+
+The GPU's kind of decoding runs on DALI's CPU backend here, which knows VP9 and MJPEG.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import Manifest
+from pipeline.errors import DataError, DecoderFailed
+from pipeline.graph import Lane
+from pipeline.loader import EvaluationLoader, Place
+from pipeline.quarantine import Quarantine
+from pipeline.refused import Refused
+from pipeline.sample import EvaluationStage
+from pipeline.stream import Stream
+from tests.lane_runs import (
+    AUGMENT,
+    BATCH,
+    CLIP,
+    READER,
+    STEPS,
+    VIDEOS,
+    assert_same,
+    break_pictures,
+    config,
+    contents,
+    lanes_of,
+    make_data,
+    training,
+)
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Manifest:
+    return make_data(tmp_path)
+
+
+def cut_short(manifest: Manifest, *rows: int) -> None:
+    """The host sees it, and no lane ever gets it."""
+    for path in (manifest[row].path for row in rows):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def evaluation(manifest, **data) -> EvaluationLoader:
+    data = config(**data)
+    stage = EvaluationStage(manifest, CLIP, AUGMENT, READER, 2, BATCH, "nvdec")
+    return EvaluationLoader(Stream(stage, lanes_of(data, 2, training=False), data), Place())
+
+
+def places(entries: list[dict]) -> set[tuple]:
+    return {(e["key"], e["epoch"], e["position"], e["attempt"]) for e in entries}
+
+
+@pytest.fixture
+def expected(manifest) -> tuple[list, list[dict]]:
+    """Batches and their bad videos where the host finds 2 and 5 damaged, and files as they were."""
+    whole = {row: manifest[row].path.read_bytes() for row in (2, 5)}
+    cut_short(manifest, 2, 5)
+    noted: list[dict] = []
+    batches = list(training(manifest, noted=noted.extend).batches(0, STEPS))
+    for row, content in whole.items():
+        manifest[row].path.write_bytes(content)
+    return batches, noted
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"lanes": 2, "prefetch_batches": 3}, {"lanes": 5}, {"workers": 2, "prefetch_batches": 2}],
+    ids=str,
+)
+def test_a_video_at_which_a_lane_fails_is_replaced_as_a_damaged_one(manifest, expected, changed):
+    break_pictures(manifest, 2, 5)
+    noted: list[dict] = []
+    loader = training(manifest, data=config(**changed), noted=noted.extend)
+    assert_same(loader.batches(0, STEPS), expected[0])
+    assert places(noted) == places(expected[1])
+    assert {(e["key"], e["code"]) for e in noted} == {("v2", "E-CORRUPT"), ("v5", "E-CORRUPT")}
+    assert all(e["detail"].startswith("the decoder of the graph failed: ") for e in noted)
+
+
+def test_the_list_is_exact_and_a_resumed_run_gets_the_same(manifest, expected, tmp_path):
+    """From any step on, and of those that it refuses it reads none."""
+    break_pictures(manifest, 2, 5)
+    path = tmp_path / "quarantine.jsonl"
+    quarantine = Quarantine(path, videos=VIDEOS, max_bad_fraction=1.0, say=lambda line: None)
+    list(training(manifest, noted=quarantine.note).batches(0, STEPS))
+    assert sorted(quarantine.known) == ["v2", "v5"]
+    again = Quarantine(path, videos=VIDEOS, max_bad_fraction=1.0)
+    for first in (0, 1, 4):
+        refused, rebuilt = again.refused(manifest), []
+        loader = training(manifest, refused=refused)
+        (runs,) = loader.streams[0].lanes
+        runs.lane.rebuild = lambda rebuilt=rebuilt: rebuilt.append(1)
+        assert_same(loader.batches(first, STEPS), expected[0][first:])
+        assert not rebuilt
+
+
+@pytest.mark.parametrize("changed", [{}, {"lanes": 3, "prefetch_batches": 2}], ids=str)
+def test_evaluation_leaves_the_video_out_and_lists_it(manifest, changed):
+    whole = list(evaluation(manifest))
+    break_pictures(manifest, 1, 8)
+    loader = evaluation(manifest, **changed)
+    for _ in range(2):  # the second time it is known
+        batches = list(loader)
+        shown = [b.index.tolist() for b in batches]
+        assert shown == [[0, 2, 3], [4, 5, 6, 7]]  # nothing is left of the third
+        for ours, theirs in zip(batches, whole, strict=False):
+            kept = torch.isin(theirs.index, ours.index)
+            assert torch.equal(ours.views[1], theirs.views[1][kept])
+        assert [(e["index"], e["code"]) for e in loader.failed] == [
+            (1, "E-CORRUPT"), (8, "E-CORRUPT"),
+        ]  # fmt: skip
+
+
+def test_a_run_left_with_a_failure_under_way_leaves_nothing_behind(manifest, expected):
+    break_pictures(manifest, 2, 5)
+    loader = training(manifest, data=config(prefetch_batches=3, lanes=2))
+    for _ in loader.batches(0, STEPS):
+        break
+    assert_same(loader.batches(0, STEPS), expected[0])
+
+
+# Lanes that fail as told
+
+
+class Failing:
+    """A lane whose first `times` runs over more than `company` tracks fail.
+
+    Views are the first byte of each track's file.
+    """
+
+    def __init__(self, times: int, company: int = 1):
+        self.times, self.company, self.spec = times, company, type("", (), {"lumas": ()})
+        self.runs: deque = deque()
+        self.rebuilt = 0
+
+    def rebuild(self) -> None:
+        self.runs.clear()
+        self.rebuilt += 1
+
+    def submit(self, tracks) -> None:
+        self.runs.append(tracks)
+
+    def collect(self):
+        tracks = self.runs.popleft()
+        if self.times and len(tracks) > self.company:
+            self.times -= 1
+            raise DecoderFailed("out of sessions")
+        value = torch.tensor([float(np.sum(track.pictures)) for track in tracks])
+        return [value.view(-1, 1, 1, 1, 1)] * 2, []
+
+
+def test_what_fails_in_company_only_is_tried_once_more(manifest):
+    quiet = training(manifest, lanes={"nvdec": [Failing(0)]})
+    lane, noted = Failing(1), []
+    loader = training(manifest, lanes={"nvdec": [lane]}, noted=noted.extend)
+    assert_same(loader.batches(0, 3), quiet.batches(0, 3))
+    assert not noted and lane.rebuilt == 1
+    with pytest.raises(DataError) as caught:
+        list(training(manifest, lanes={"nvdec": [Failing(2)]}).batches(0, 3))
+    assert str(caught.value) == (
+        "error: the decoder of the graph failed · out of sessions · run python -m tools.index "
+        "again, or use data.decoder=ffmpeg"
+    )
+
+
+class FailingAt(Failing):
+    """Fails at one file, whatever its company."""
+
+    def __init__(self, content: bytes):
+        super().__init__(0)
+        self.content = content
+
+    def collect(self):
+        if any(track.pictures.tobytes() == self.content for track in self.runs[0]):
+            raise DecoderFailed("cannot read it")
+        return super().collect()
+
+
+@pytest.mark.parametrize("changed", [{"prefetch_batches": 2}, {"workers": 1}], ids=str)
+def test_a_refused_video_is_replaced_wherever_it_is_under_way(manifest, changed):
+    """In a lane that could read it or with a worker: who resumes the run would refuse it there."""
+    stage = training(manifest, seed=1).streams[0].stage
+    first, second = 7, 9  # the end of one batch, and the beginning of the next
+    row = stage.video_at(0, first, 0)
+    assert stage.video_at(1, second - VIDEOS, 0) == row
+    refused = Refused()
+    refused.add(row, first, {"key": "known"})
+    lanes = {"nvdec": [Failing(0), FailingAt(contents()[row])]}
+    loader = training(manifest, seed=1, data=config(lanes=2, **changed), lanes=lanes)
+    quiet = {"nvdec": [Failing(0)]}
+    wanted = list(training(manifest, seed=1, refused=refused, lanes=quiet).batches(0, STEPS))
+    assert_same(loader.batches(0, STEPS), wanted)
+    unharmed = training(manifest, seed=1, lanes=quiet).batches(0, STEPS)
+    assert torch.cat([b.index for b in unharmed]).tolist()[second] == row
+    assert torch.cat([b.index for b in wanted]).tolist()[second] != row
+
+
+def test_a_decoder_that_fails_at_everything_ends_the_run_in_one_line(manifest):
+    with pytest.raises(DataError, match=r"^error: sample \d of epoch 0: 8 videos in a row cannot"):
+        list(training(manifest, lanes={"nvdec": [Failing(10**6, company=0)]}).batches(0, 1))
+
+
+def test_a_run_that_cannot_even_be_started_is_a_failure_of_the_lane(manifest):
+    """What DALI says of an earlier run may come when a later one is scheduled."""
+    graph = Lane(lanes_of(config(), 1, training=False)["nvdec"][0].spec)
+    stage = EvaluationStage(manifest, CLIP, AUGMENT, READER, 1, BATCH, "nvdec")
+    tracks = stage.read(0).tracks
+    graph.pipe = Refusing()
+    graph.submit(tracks)
+    graph.submit(tracks)
+    with pytest.raises(DecoderFailed, match="no more runs"):
+        graph.collect()
+    graph.rebuild()
+    graph.submit(tracks)
+    assert len(graph.collect()[0][0]) == 1
+
+
+class Refusing:
+    def feed_input(self, name, data) -> None:
+        raise RuntimeError("Error encountered: no more runs C++ context: none")
