@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from tools.benchmark import gpu
-from tools.benchmark.__main__ import main
+from tools.benchmark.__main__ import _parser, main
 from tools.benchmark.conditions import file_stem, processor
 from tools.benchmark.measure import Comparison
 from tools.benchmark.parts import BUDGET, ROOT, Part, run_part
-from tools.benchmark.table import Record
+from tools.benchmark.record import Record
+from tools.benchmark.workings import Figure, Workings
 
 
 def python(code: str) -> list[str]:
@@ -81,19 +82,20 @@ def scratch(tmp_path, monkeypatch) -> Path:
 def benchmark(path: Path) -> list[str]:
     """A command that measures something, writes it to `path`, and then fails."""
     rates, goals = {"Kinema": [2.0], "eager": [1.0]}, {"eager": 3.0}
-    record = Record(path.parents[1] / "made.json", Console(quiet=True))
+    record = Record(path.parents[2] / "made.json", Console(quiet=True))
     record.comparisons.append(Comparison("loss, 1 x 2", "calls", rates=rates, goals=goals))
     record.not_measured.append("loss 4 x 5")
-    record.write()
-    content = record.path.read_text()
-    return python(f"open({str(path)!r}, 'w').write({content!r}); raise SystemExit(1)")
+    record.explain(Workings("bytes", [Figure("sent", 8.0, "MB", "2 x 4 MB")], ["one link"]))
+    made, path = str(record.path), str(path)
+    folder = f"import pathlib, shutil; pathlib.Path({path!r}).parent.mkdir(); "
+    return python(f"{folder}shutil.copy({made!r}, {path!r}); raise SystemExit(1)")
 
 
 def test_what_was_measured_is_kept_where_a_part_fails(tmp_path, scratch, monkeypatch, capsys):
     parts = [
         Part("doctor", [python("print('fine')")], 60),
         Part("tests", [python("print('== 7 passed in 2 s ==')")], 60),
-        Part("ops", [benchmark(scratch / "ops.json")], 60),
+        Part("ops", [benchmark(scratch / "ops" / "ops.json")], 60),
         Part("step", [python("raise SystemExit('error: [no] step')")], 60),
     ]
     monkeypatch.setattr(gpu, "parts_of", lambda arguments: parts)
@@ -104,7 +106,10 @@ def test_what_was_measured_is_kept_where_a_part_fails(tmp_path, scratch, monkeyp
     assert "doctor: ok" in said.out and "error: [no] step" in said.out
 
     stem = file_stem(processor())
-    assert {path.name for path in folder.iterdir()} == {f"{stem}.json", f"{stem}.md"}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{stem}{s}" for s in (".json", ".md", ".html")
+    }
+    assert "<td>2 (2, 2)</td>" in (folder / f"{stem}.html").read_text()
     content = json.loads((folder / f"{stem}.json").read_text())
     assert [part["name"] for part in content["parts"]] == ["doctor", "tests", "ops", "step"]
     assert [bool(part["failure"]) for part in content["parts"]] == [False, False, True, True]
@@ -114,7 +119,7 @@ def test_what_was_measured_is_kept_where_a_part_fails(tmp_path, scratch, monkeyp
     text = (folder / f"{stem}.md").read_text()
     assert text.startswith(f"# {processor()}\n")
     assert "| doctor | ok | " in text and "| tests | ok, 7 passed in 2 s | " in text
-    assert "### loss, 1 x 2" in text
+    assert "### loss, 1 x 2" in text and "| sent | 8 MB | 2 x 4 MB |" in text
     assert "- loss, 1 x 2: 2 times as fast as eager (goal: 3 or more) MISSED" in text
     assert "- torch: " in text and "- loss 4 x 5" in text and "- cores: " in text
 
@@ -143,9 +148,15 @@ class TestParts:
         assert tuple(of()) == gpu.PARTS
 
     def test_benchmarks_are_told_to_stop_before_they_are_ended(self, of):
-        for name in gpu.BENCHMARKS:
+        for name, what in gpu.BENCHMARKS.items():
             (command,) = of()[name].commands
+            assert command[:3] == ["-m", "tools.benchmark", what]
             assert command[command.index("--budget") + 1] == BUDGET
+            assert command[command.index("-o") + 1].endswith(f"/{name}")
+            _parser().parse_args([word.replace(BUDGET, "5") for word in command[2:]])
+
+    def test_decoders_come_before_all_that_is_compared(self, of):
+        assert list(of()).index("nvdec") == 1
 
     def test_trains_on_the_device(self, of):
         *_, plain, graph = of()["training"].commands

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from pipeline.host import HostLane, HostViews
 from pipeline.manifest import Manifest
 from pipeline.render import AS_IT_IS, Picture
 from pipeline.track import Track
-from tools.benchmark import loader
+from tools.benchmark import loader, sweeps
 from tools.benchmark.pictures import opencv_view
 from tools.benchmark.rivals import pyav_clip
 
@@ -127,11 +127,40 @@ def test_nothing_of_a_loader_runs_in_the_turn_of_another():
         finally:
             running.remove(name)
 
-    sides = [
-        SimpleNamespace(name=n, run=loader._Stream(lambda n=n: start(n), 4)) for n in ("a", "b")
-    ]
-    found = loader.compare("x", sides, unit="samples", rounds=2, warm_up=False,
-                           rate=loader._steady_rate)  # fmt: skip
+    streams = {name: partial(start, name) for name in ("a", "b")}
+    means = loader.Means(workers=2)
+    found = loader.side_by_side("x", streams, means, batches=4, rounds=2)
     assert all(len(now) == 1 for now in events) and not running
-    assert len(events) == 4 * (4 + (loader.WORKERS + 1) * loader.AHEAD_BATCHES)
-    assert found.rate("a").p50 > 0 and loader._Stream(lambda: iter(()), 4)() == 0
+    assert len(events) == 4 * (4 + (2 + 1) * loader.AHEAD_BATCHES)
+    assert found.rate("a").p50 > 0 and loader.Endless(lambda: iter(()), 4)() == 0
+    assert found.facts["a"].keys() >= {"CPU ms/sample", "kB/sample"}
+
+
+@pytest.mark.parametrize("sweep", ["lanes", "workers", "preset"])
+def test_a_sweep_is_of_our_loader_with_one_thing_changed(sweep, monkeypatch):
+    seen = []
+
+    def views(shards, means):
+        seen.append((shards, means))
+        while True:
+            yield [torch.zeros(6, 1)] * 2
+
+    monkeypatch.setattr(sweeps, "our_views", views)
+    means, turns = loader.Means(), {"batches": 1, "rounds": 1}
+    by = {
+        "lanes": lambda: sweeps.by_lanes("s", means, **turns),
+        "workers": lambda: sweeps.by_workers("s", means, **turns),
+        "preset": lambda: sweeps.by_preset({"fast": "a", "small": "b"}, means, **turns),
+    }
+    found = by[sweep]()
+    expected = {
+        "lanes": ("s", means, replace(means, lanes=2), replace(means, lanes=4)),
+        "workers": ("s", *(replace(means, workers=n) for n in (1, 2, 4))),
+    }
+    if sweep == "preset":
+        assert seen == [("a", means), ("b", means)] and list(found.rates) == ["fast", "small"]
+    else:
+        shards, *ways = expected[sweep]
+        assert seen == [(shards, way) for way in ways]
+        assert list(found.rates)[:2] == [f"1 {sweep[:-1]}", f"2 {sweep}"]
+    assert found.apart and not found.goals

@@ -151,12 +151,18 @@ class TestDispatches:
         assert count_launches(lambda: x + 1) == 1 and count_launches(lambda: x + 1 + x) == 2
 
 
+def peaks(works) -> dict[str, int]:
+    """2.5 MB for each, after it has run here: the works are built in a process of their own."""
+    return {name: work() is not None and 2_500_000 for name, work in works().items()}
+
+
 class TestCommand:
     def test_compares_both_stages(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(step, "require_tests", lambda files, device: None)
+        monkeypatch.setattr(step, "extra_bytes_in_fresh_process", peaks)
         for steps in ("WARM_UP_STEPS", "CHECKED_STEPS"):
             monkeypatch.setattr(step, steps, 1)
-        given = ["--recipe", str(ROOT / "configs" / "smoke.yaml"), *SMALL]
+        given = ["--recipe", str(ROOT / "configs" / "smoke.yaml"), *SMALL, "--parts", "loops"]
         turns = ["--rounds", "1", "--seconds", "0.01", "-o", str(tmp_path)]
         assert main(["step", "--device", "cpu", *given, *turns]) == 0
         content = json.loads((tmp_path / "step.json").read_text())
@@ -170,6 +176,11 @@ class TestCommand:
             facts = [one["sides"][name]["facts"] for name in (step.OURS, step.RIVAL)]
             outside = [each["dispatches outside"] for each in facts]
             assert one["limits"][0]["value"] == pytest.approx(outside[0] / outside[1])
+            for name, fact in zip((step.OURS, step.RIVAL), facts, strict=True):
+                steps = one["sides"][name]["rate"]["p50"]
+                assert fact["clips/s"] == pytest.approx(steps * 2 * 4) and fact["peak MB"] == 2.5
+            shares = [fact["model FLOP use %"] / fact["clips/s"] for fact in facts]
+            assert shares[0] == pytest.approx(shares[1])
         assert "operations outside the networks over the rival's" in capsys.readouterr().out
 
     def test_tests_that_fail_stop_it(self, tmp_path, monkeypatch, capsys):
@@ -183,6 +194,7 @@ class TestCommand:
     def test_without_time_it_says_what_it_leaves(self, tmp_path, monkeypatch):
         monkeypatch.setattr(step, "require_tests", lambda files, device: None)
         given = ["--recipe", str(ROOT / "configs" / "smoke.yaml"), "--budget", "1e-9"]
+        given += ["--parts", "loops"]
         assert main(["step", "--device", "cpu", "-o", str(tmp_path), *given]) == 0
         content = json.loads((tmp_path / "step.json").read_text())
         assert len(content["not_measured"]) == 2 and not content["comparisons"]

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from tools.benchmark.conditions import file_stem, in_words
 from tools.benchmark.measure import Comparison, Limit, Spread
-from tools.benchmark.table import Record, columns, lines, markdown, notes, verdicts
+from tools.benchmark.record import Record
+from tools.benchmark.table import columns, lines, markdown, notes, verdicts
 
 
 @pytest.fixture

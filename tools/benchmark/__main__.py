@@ -1,4 +1,4 @@
-"""`python -m tools.benchmark data|ops|step|flow|gpu`: the command line of the comparisons."""
+"""`python -m tools.benchmark data|ops|step|flow|scale|memory|nvdec|gpu`: the command line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.benchmark import data, gpu, step
+from tools.benchmark import data, gpu, growth, nvdec, scale, step
 from tools.benchmark.conditions import conditions, in_words
 from tools.benchmark.flow import run as flow
 from tools.benchmark.gpu import PartsFailed
 from tools.benchmark.measure import NotInstalled
 from tools.benchmark.ops import run as ops
 from tools.benchmark.proof import NotProved
-from tools.benchmark.table import Record
+from tools.benchmark.record import Record
 from training.errors import ConfigError
 
 EXIT_USAGE = 2
@@ -26,7 +26,10 @@ COMMANDS = {
     "ops": (ops, "the fused operations"),
     "step": (step, "a whole training step"),
     "flow": (flow, "optical flow: its speed and its error"),
-    "gpu": (gpu, "all that wants a GPU: tests, trainings, ops, step, flow; one result a device"),
+    "scale": (scale, "one training by several processes, and a model of many nodes"),
+    "memory": (growth, "what a long run of the loader keeps, in memory and in open files"),
+    "nvdec": (nvdec, "video decoders by picture size, codec and number of sessions"),
+    "gpu": (gpu, "all that wants a GPU, tests and trainings included; one result a device"),
 }
 
 
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     console.print(in_words(conditions()))
-    console.print(f"wrote {record.path}")
+    console.print(f"wrote {record.path} and {record.page}")
     return 0
 
 

@@ -22,6 +22,8 @@ PACKAGES = (
     "kornia",
     "decord2",
     "imageio-ffmpeg",
+    "torchcodec",
+    "pynvvideocodec",
 )
 # Who waits how for whom when cores are shared; the first two double a CPU's figures or halve them.
 THREADING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "KMP_BLOCKTIME")

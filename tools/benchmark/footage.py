@@ -13,7 +13,25 @@ MARGIN = 256  # pixels that the camera may travel on each side
 GOP_FRAMES = 250  # x264's default: the hardest to seek in
 
 
-def write_footage(path: Path, *, seconds: float, seed: int, width=WIDTH, height=HEIGHT) -> Path:
+# What each encoder is told, beside the distance of its key frames.
+OPTIONS = {
+    "libx264": {"preset": "veryfast", "threads": "1"},
+    "libx265": {"preset": "ultrafast", "bf": "0", "x265-params": "log-level=none:pools=1"},
+    "mjpeg": {"qmin": "4", "qmax": "4"},
+}
+FULL_RANGE = {"mjpeg": "yuvj420p"}
+
+
+def write_footage(
+    path: Path,
+    *,
+    seconds: float,
+    seed: int,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    codec: str = "libx264",
+    gop: int = GOP_FRAMES,
+) -> Path:
     """A camera that travels over a textured ground, with grain; about 5 MB for ten seconds.
 
     Left as it is when it exists: a video takes some seconds to make.
@@ -25,10 +43,10 @@ def write_footage(path: Path, *, seconds: float, seed: int, width=WIDTH, height=
     grain = rng.normal(0, 6, (height + 64, width + 64, 1)).astype(np.int8)
     partial = path.with_name(path.name + ".partial")
     with av.open(str(partial), "w", format="mp4") as container:
-        options = {"preset": "veryfast", "threads": "1"}
-        video = container.add_stream("libx264", rate=FPS, options=options)
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.gop_size = GOP_FRAMES
+        video = container.add_stream(codec, rate=FPS, options=dict(OPTIONS[codec]))
+        video.width, video.height = width, height
+        video.pix_fmt = FULL_RANGE.get(codec, "yuv420p")
+        video.gop_size = gop
         for n in range(round(seconds * FPS)):
             picture = _shot(ground, grain, rng, n, width, height)
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -1,7 +1,8 @@
 """`tools.benchmark gpu`: everything that wants a GPU in one go, and one result for each device.
 
-What this machine has, all tests that have a CUDA form, two short trainings, and the benchmarks of
-ops, step and flow, in ten minutes. A part that fails is recorded, and the others go on.
+What this machine has, its video decoders, all tests that have a CUDA form, short trainings, and the
+benchmarks of loading, flow, step and ops, in ten minutes. A part that fails is recorded, and the
+others go on.
 """
 
 from __future__ import annotations
@@ -16,13 +17,24 @@ from pathlib import Path
 from tools.benchmark.conditions import conditions, file_stem, processor
 from tools.benchmark.measure import Comparison
 from tools.benchmark.parts import BUDGET, ROOT, Outcome, Part, run_part
-from tools.benchmark.table import Record, markdown, verdicts
+from tools.benchmark.record import Record
+from tools.benchmark.table import markdown, verdicts
+from tools.benchmark.workings import Workings
 from training import distributed
 
+STARVATION, LOOPS = ["--parts", "starvation"], ["--parts", "loops"]
 FOLDER = ROOT / "benchmarks"
 SCRATCH = Path("benchmark/gpu")  # in Kinema's folder, where commands run; git ignores it
-BENCHMARKS = ("ops", "step", "flow")
-PARTS = ("doctor", "tests", "training", *BENCHMARKS)
+# Part -> the command whose figures it writes; each part has a folder of its own.
+BENCHMARKS = {
+    "nvdec": "nvdec",
+    "lanes": "data",
+    "flow": "flow",
+    "starvation": "step",
+    "step": "step",
+    "ops": "ops",
+}
+PARTS = ("doctor", "nvdec", "tests", "training", "lanes", "flow", "starvation", "step", "ops")
 
 
 class PartsFailed(Exception):
@@ -66,17 +78,24 @@ def run(arguments: argparse.Namespace, record: Record) -> None:
 
 def parts_of(arguments: argparse.Namespace) -> list[Part]:
     """In the order in which a machine is got to know; the benchmarks share what time is left."""
-    device = arguments.device
+    device, seconds = arguments.device, arguments.seconds
     required = {"REQUIRE_CUDA": "1"} if device == "cuda" else {}
     tests = ["-m", "pytest", "-q", "-m", "needs_cuda"]
-    quick = (["--quick"], ["data.batch_size=8"]) if arguments.quick else ([], [])
+    quick = ["--quick"] if arguments.quick else []
+    small = ["data.batch_size=8"] if arguments.quick else []
+    loading = ["--parts", "pipelines", "lanes", "--batches", "4"]
+    loading += ["--videos", "2", "--seconds", "2"] if arguments.quick else ["--workers", "8"]
+    # A part's time is at most its own, and its share of what the parts before it have left.
     return [
         Part("doctor", [["-m", "tools.doctor"]], 60),
-        Part("tests", [tests], 240, environment=required),
-        Part("training", _trainings(device), 120),
-        Part("ops", [_benchmark("ops", arguments, quick[0])], arguments.seconds, share=0.45),
-        Part("step", [_benchmark("step", arguments, quick[1])], arguments.seconds, share=0.45),
-        Part("flow", [_benchmark("flow", arguments, quick[0])], arguments.seconds),
+        Part("nvdec", [_benchmark("nvdec", arguments)], 110),
+        Part("tests", [tests], 180, environment=required),
+        Part("training", _trainings(device), 90),
+        Part("lanes", [_benchmark("lanes", arguments, *loading)], seconds, share=0.3),
+        Part("flow", [_benchmark("flow", arguments, *quick)], seconds, share=0.25),
+        Part("starvation", [_benchmark("starvation", arguments, *STARVATION)], seconds, share=0.4),
+        Part("step", [_benchmark("step", arguments, *LOOPS, *small)], seconds, share=0.5),
+        Part("ops", [_benchmark("ops", arguments, *quick)], seconds),
     ]
 
 
@@ -96,9 +115,10 @@ def _trainings(device: str) -> list[list[str]]:
     return [*make, *trainings]
 
 
-def _benchmark(name: str, arguments: argparse.Namespace, options: Sequence[str]) -> list[str]:
-    command = ["-m", "tools.benchmark", name, *options, "-o", str(SCRATCH), "--budget", BUDGET]
-    return [*command, "--device", arguments.device, "--rounds", str(arguments.rounds)]
+def _benchmark(part: str, arguments: argparse.Namespace, *options: str) -> list[str]:
+    command = ["-m", "tools.benchmark", BENCHMARKS[part], "-o", f"{SCRATCH}/{part}"]
+    rounds = ["--device", arguments.device, "--rounds", str(arguments.rounds)]
+    return [*command, *rounds, "--budget", BUDGET, *options]
 
 
 def run_all(parts: Sequence[Part], record: Record, *, seconds: float) -> list[Outcome]:
@@ -116,11 +136,12 @@ def run_all(parts: Sequence[Part], record: Record, *, seconds: float) -> list[Ou
 
 def collect(outcomes: Sequence[Outcome], record: Record) -> None:
     """What the benchmarks have written so far, also where they failed later, as one file."""
-    for name in BENCHMARKS:
-        path = ROOT / SCRATCH / f"{name}.json"
+    for part, command in BENCHMARKS.items():
+        path = ROOT / SCRATCH / part / f"{command}.json"
         if path.exists():
             content = json.loads(path.read_text())
             record.comparisons += map(Comparison.of_plain, content["comparisons"])
+            record.workings += map(Workings.of_plain, content["workings"])
             record.not_measured += content["not_measured"]
     record.more = {"parts": [outcome.plain() for outcome in outcomes]}
     record.write()
@@ -155,6 +176,7 @@ def in_markdown(name: str, facts: dict, outcomes: Sequence[Outcome], record: Rec
             "## Figures",
             "",
             *map(markdown, record.comparisons),
+            *(workings.markdown() for workings in record.workings),
         ]
     )
 

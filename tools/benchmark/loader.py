@@ -1,12 +1,14 @@
 """Whole loaders side by side: from `fast` shards to the two augmented views of CVRL.
 
-Every side reads the same videos, draws two clips of each and gives batches of the same form, with
-two worker processes of one thread each. What differs is what a user would write around them, and
-that ours normalises in a thread of the trainer, and the others in their workers.
+Every side reads the same videos, draws two clips of each and gives batches of the same form on the
+same device, with as many worker processes of one thread each. What differs is what a user would
+write around them, and that ours normalises in a thread of the trainer, or on the GPU, and the
+others in their workers.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import AugmentConfig, ClipConfig, DataConfig, build_loader
+from pipeline import AugmentConfig, ClipConfig, DataConfig, Place, build_loader
 from pipeline.augment import of_views, training_draw
 from pipeline.clip import training_plan
 from pipeline.manifest import Manifest, Video
-from tools.benchmark.measure import Comparison, Side, compare, rate_of_one
+from tools.benchmark.measure import Comparison, Side, compare
+from tools.benchmark.meter import Meter
 from tools.benchmark.pictures import kornia_views, opencv_view
 from tools.benchmark.rivals import decord_clip, pyav_clip
 
@@ -41,25 +44,83 @@ Decode = Callable[[Video, np.ndarray], np.ndarray]
 Augment = Callable[[list[np.ndarray], np.random.Generator], list[Tensor]]
 
 
-def whole_loaders(shards: Manifest, *, batches: int, rounds: int) -> Comparison:
+@dataclass(frozen=True)
+class Means:
+    """What a loader has to work with. lanes: of ours alone."""
+
+    device: str = "cpu"
+    workers: int = WORKERS
+    batch_videos: int = BATCH_VIDEOS
+    lanes: int = 1
+    decoder: str = "auto"
+
+    def __str__(self) -> str:
+        """For a title."""
+        return f"two views of {CLIP.frames} frames at {AUGMENT.size}×{AUGMENT.size}"
+
+    @property
+    def finish(self) -> Callable[[], None] | None:
+        """Waits for the device."""
+        return torch.cuda.synchronize if self.device != "cpu" else None
+
+
+def whole_loaders(shards: Manifest, means: Means, *, batches: int, rounds: int) -> Comparison:
     """Samples a second of every loader once it runs; a sample is two views of 16 frames."""
     rivals = {
         "decord2, kornia, DataLoader": (decord_clip, _by_kornia),
         "decord2, OpenCV, DataLoader": (decord_clip, _by_opencv),
         "PyAV, OpenCV, DataLoader": (pyav_clip, _by_opencv),
     }
-    streams = {"Kinema": partial(_ours, shards)}
-    streams |= {name: partial(_rival, shards, *means) for name, means in rivals.items()}
-    sides = [Side(name, _Stream(start, batches)) for name, start in streams.items()]
-    torch.set_num_threads(1)
+    streams = {"Kinema": partial(our_views, shards, means)}
+    streams |= {name: partial(_rival, shards, means, *how) for name, how in rivals.items()}
     goals = dict(zip(rivals, (2.0, 1.5, 1.5), strict=True))
-    title = f"Loaders: two views of {CLIP.frames} frames at 112×112, {WORKERS} workers"
-    return compare(
-        title, sides, unit="samples", rounds=rounds, goals=goals, warm_up=False, rate=_steady_rate
-    )
+    title = f"Loaders: {means}, {means.workers} workers"
+    return side_by_side(title, streams, means, batches=batches, rounds=rounds, goals=goals)
 
 
-class _Stream:
+def originals_beside_shards(
+    source: Manifest, shards: Manifest, means: Means, *, batches: int, rounds: int
+) -> Comparison:
+    """What shards are for: our loader on them, and the usual one on the videos as they came.
+
+    A slow side's queues are empty after every batch, so it is under way after one of each worker.
+    """
+    streams = {
+        "Kinema, fast shards": partial(our_views, shards, means),
+        "decord2, kornia, 720p originals": partial(_rival, source, means, decord_clip, _by_kornia),
+    }
+    goals = {"decord2, kornia, 720p originals": 20.0}
+    title = f"Loaders on originals and on shards: {means}, {means.workers} workers"
+    turns = {"batches": batches, "rounds": rounds, "warm_up": means.workers}
+    return side_by_side(title, streams, means, goals=goals, **turns)
+
+
+def side_by_side(
+    title: str,
+    streams: dict[str, Callable[[], Views]],
+    means: Means,
+    *,
+    batches: int,
+    rounds: int,
+    goals: dict[str, float] | None = None,
+    warm_up: int | None = None,
+) -> Comparison:
+    """Loaders in turns of `batches`, with what each takes of the machine.
+
+    warm_up: batches before a turn; by default more than are made before the first is taken.
+    """
+    torch.set_num_threads(1)
+    ahead = (means.workers + 1) * AHEAD_BATCHES if warm_up is None else warm_up
+    sides = [Side(name, Endless(start, batches)) for name, start in streams.items()]
+    meter = Meter("sample", finish=means.finish)
+    rate = partial(steady_rate, meter=meter, warm_up=ahead)
+    turns = {"unit": "samples", "rounds": rounds, "goals": goals, "warm_up": False, "rate": rate}
+    comparison = compare(title, sides, **turns)
+    comparison.facts = meter.facts(sides)
+    return comparison
+
+
+class Endless:
     """Views without end, once `start` has started the workers. A turn is `batches` of them."""
 
     def __init__(self, start: Callable[[], Views], batches: int):
@@ -70,34 +131,45 @@ class _Stream:
         return sum(len(views[0]) for views in islice(self.views, self.batches))
 
 
-def _steady_rate(stream: _Stream) -> float:
+def steady_rate(stream: Endless, *, meter: Meter, warm_up: int) -> float:
     """Of workers that are under way. They end with the turn: else they would make batches ahead, at
     the cost of whoever has the next one.
     """
     with closing(stream.start()) as stream.views:
-        for _ in islice(stream.views, (WORKERS + 1) * AHEAD_BATCHES):
-            pass  # more than is made before the first is taken
-        return rate_of_one(stream)
+        for _ in islice(stream.views, warm_up):
+            pass
+        return meter(stream)
 
 
-def _ours(shards: Manifest) -> Views:
-    data = DataConfig(batch_size=BATCH_VIDEOS, workers=WORKERS, prefetch_batches=AHEAD_BATCHES)
-    loader = build_loader(shards, clip=CLIP, augment=AUGMENT, data=data, seed=0)
+def our_views(shards: Manifest, means: Means) -> Views:
+    data = DataConfig(
+        batch_size=means.batch_videos, workers=means.workers, prefetch_batches=AHEAD_BATCHES,
+        lanes=means.lanes, decoder=means.decoder,
+    )  # fmt: skip
+    place = Place(device=means.device)
+    loader = build_loader(shards, clip=CLIP, augment=AUGMENT, data=data, seed=0, place=place)
     with closing(loader.batches(0, MANY)) as batches:
         for batch in batches:
             yield batch.views
 
 
-def _rival(shards: Manifest, decode: Decode, augment: Augment) -> Views:
+def _rival(shards: Manifest, means: Means, decode: Decode, augment: Augment) -> Views:
     loader = torch.utils.data.DataLoader(
         _Clips(shards, decode, augment),
-        batch_size=BATCH_VIDEOS,
-        num_workers=WORKERS,
+        batch_size=means.batch_videos,
+        num_workers=means.workers,
         prefetch_factor=AHEAD_BATCHES,
         worker_init_fn=_one_thread,
         multiprocessing_context="forkserver",
+        pin_memory=means.device != "cpu",
     )
-    yield from loader
+    try:
+        for views in loader:
+            yield [view.to(means.device, non_blocking=True) for view in views]
+    finally:  # in the middle of a batch: they would finish it in the turn of another side
+        for worker in multiprocessing.active_children():
+            if worker.daemon:
+                worker.kill()
 
 
 def _one_thread(_: int) -> None:

@@ -62,6 +62,8 @@ class Comparison:
     unit: what is counted, such as "clips". goals: least ratio to reach against each rival named.
     facts: other things worth a column; a side may lack one. limits: goals beside speed. left_out:
     why a side that belongs here has no figures. timed: shown as milliseconds a unit, not as rates.
+    apart: the sides are parts or sizes of one thing and no rivals, so no ratio is shown. series:
+    figures by their name over the work done, as (step, value).
     """
 
     title: str
@@ -72,6 +74,8 @@ class Comparison:
     limits: list[Limit] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     timed: bool = False
+    apart: bool = False
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def ours(self) -> str:
@@ -97,18 +101,20 @@ class Comparison:
             side = sides[name] = {"rate": vars(self.rate(name)), "rates": rates}
             if self.timed:
                 side["milliseconds"] = vars(self.milliseconds(name))
-            if name != self.ours:
+            if name != self.ours and not self.apart:
                 side |= {"ratio": vars(self.ratio(name)), "goal": self.goals.get(name)}
             side["facts"] = self.facts.get(name, {})
         return {
             "title": self.title,
             "unit": self.unit,
             "timed": self.timed,
+            "apart": self.apart,
             "ours": self.ours,
             "rounds": len(self.rates[self.ours]),
             "sides": sides,
             "limits": [vars(limit) | {"reached": limit.reached} for limit in self.limits],
             "left_out": self.left_out,
+            "series": self.series,
         }
 
     @classmethod
@@ -123,6 +129,8 @@ class Comparison:
             facts={name: side["facts"] for name, side in sides.items()},
             limits=[Limit(one["what"], one["value"], one["most"]) for one in plain["limits"]],
             left_out=plain["left_out"],
+            apart=plain["apart"],
+            series={name: [(n, x) for n, x in points] for name, points in plain["series"].items()},
         )
 
 

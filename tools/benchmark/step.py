@@ -15,21 +15,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, product
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from pipeline import Batch
+from pipeline.manifest import Manifest
+from tools.benchmark import starvation
+from tools.benchmark.cost import flops_of, most_flops
 from tools.benchmark.dispatches import count_dispatches, count_launches, count_syncs
 from tools.benchmark.measure import Comparison, Limit, Side, compare, rate_of_many
+from tools.benchmark.memory import extra_bytes_in_fresh_process, extra_bytes_on_gpu
 from tools.benchmark.moco_style import MocoStyle, Queue
 from tools.benchmark.proof import NotProved, require_tests
-from tools.benchmark.table import Record
+from tools.benchmark.record import Record
 from training import config, distributed, stages
 from training.distributed import Process
 from training.stages import Stage
 from training.step import build_step, networks
 
+PARTS = ("loops", "starvation")
 PROOFS = ("tests/models/test_videomoco.py", "tests/training/test_step.py")
 # The papers' network on a GPU; what a CPU can do, with the papers' queue.
 RECIPES = {
@@ -78,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compare run.compile, and nothing else"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="to wait for; else made here")
     parser.add_argument("--rounds", type=int, default=7, help="turns of every side")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a turn, at least")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="begin nothing after that")
@@ -87,17 +95,48 @@ def run(arguments: argparse.Namespace, record: Record) -> None:
     """Raises NotProved where the tests of the step fail or the two loops' losses differ."""
     begun = time.monotonic()
     process = distributed.start(arguments.device)
+    tasks: dict[str, Callable[[], Comparison]] = {}
+    if "loops" in arguments.parts:
+        record.console.print("running the tests of VideoMoCo and of the step")
+        require_tests(PROOFS, device=process.device.type)
+        tasks |= _loops(arguments, process)
+    if "starvation" in arguments.parts:
+        tasks |= _starvation(arguments, process)
+    for title, task in tasks.items():
+        if arguments.budget and time.monotonic() - begun > arguments.budget:
+            record.skip(title)
+        else:
+            record.add(task())
+
+
+def _loops(arguments: argparse.Namespace, process: Process) -> dict[str, Callable[[], Comparison]]:
+    """By their titles."""
     device = process.device.type
-    record.console.print("running the tests of VideoMoCo and of the step")
-    require_tests(PROOFS, device=device)
     schedule = stages.plan(_recipe(arguments, device), VIDEOS)
     together = [[NONE, ["compile"]]] if arguments.compile else TOGETHER[device]
-    for variants, stage in product(together, schedule):
-        if arguments.budget and time.monotonic() - begun > arguments.budget:
-            record.skip(_title(stage, variants))
-            continue
-        turns = {"rounds": arguments.rounds, "seconds": arguments.seconds}
-        record.add(measure(stage, process, variants, **turns))
+    turns = {"rounds": arguments.rounds, "seconds": arguments.seconds}
+    return {
+        _title(stage, variants): partial(measure, stage, process, variants, **turns)
+        for variants, stage in product(together, schedule)
+    }
+
+
+def _starvation(
+    arguments: argparse.Namespace, process: Process
+) -> dict[str, Callable[[], Comparison]]:
+    kind, tasks = process.device.type, {}
+    recipes = starvation.cases(kind, arguments.recipe, arguments.overrides)
+    largest = max(recipe.data.batch_size for recipe in recipes.values())
+    own = arguments.data
+    manifest = Manifest.read(own) if own else starvation.videos_for(kind, arguments.folder, largest)
+    for name, recipe in recipes.items():
+        if recipe.run.threads:
+            torch.set_num_threads(recipe.run.threads)
+        for stage in stages.plan(recipe, len(manifest)):
+            turns = {"name": name, "rounds": arguments.rounds, "seconds": arguments.seconds}
+            title = f"waiting for data: {name}, stage {stage.name}"
+            tasks[title] = partial(starvation.measure, stage, manifest, process, **turns)
+    return tasks
 
 
 def _recipe(arguments: argparse.Namespace, device: str) -> config.Recipe:
@@ -131,10 +170,13 @@ def measure(
     comparison.goals = {RIVAL: SPEED[process.device.type]}
     for name, loop in loops.items():
         comparison.facts[name] = _facts(loop, plain=name in (OURS, RIVAL), on_gpu=on_gpu)
+    _add_use(comparison, loops[OURS], stage, most_flops(process.device.type))
     if not on_gpu:
         _judge_dispatches(comparison)
     del loops, sides
     gc.collect()
+    if not on_gpu:
+        _add_peaks(comparison, extra_bytes_in_fresh_process(partial(_plain_steps, stage, process)))
     return comparison
 
 
@@ -253,7 +295,32 @@ def _facts(loop: Loop, *, plain: bool, on_gpu: bool) -> dict[str, float]:
         facts["in networks"] = found.inside.total()
     if on_gpu:
         facts |= {"launches": count_launches(loop.step), "waits": count_syncs(loop.step)}
+        facts["peak MB"] = extra_bytes_on_gpu(loop.step) / 1e6
     return facts
+
+
+def _add_use(comparison: Comparison, ours: Loop, stage: Stage, most: float) -> None:
+    """Clips a second, and what share of the best arithmetic the step's own makes up. The rival's
+    step is counted as ours: what it computes beyond that is no model's work.
+    """
+    flops, clips = flops_of(ours.step), 2 * stage.recipe.data.batch_size
+    for name in comparison.rates:
+        rate = comparison.rate(name).p50
+        own = {"clips/s": rate * clips, "model FLOP use %": 100 * flops * rate / most}
+        comparison.facts[name] |= own
+
+
+def _plain_steps(stage: Stage, process: Process) -> dict[str, Callable[[], object]]:
+    """Our plain step and the rival's, in whichever process measures their memory."""
+    batches = _batches(stage, process)
+    loops = {OURS: our_loop(stage, process, batches, NONE)}
+    loops[RIVAL] = their_loop(stage, process, batches)
+    return {name: loop.step for name, loop in loops.items()}
+
+
+def _add_peaks(comparison: Comparison, peaks: dict[str, int]) -> None:
+    for name, peak in peaks.items():
+        comparison.facts[name]["peak MB"] = peak / 1e6
 
 
 def _judge_dispatches(comparison: Comparison) -> None:

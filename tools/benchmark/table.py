@@ -1,46 +1,11 @@
-"""Comparisons as tables for people, on a terminal or in Markdown, and as JSON for the rest."""
+"""Comparisons as tables for people, on a terminal or in Markdown."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tools.benchmark.conditions import conditions
 from tools.benchmark.measure import Comparison, Spread
-
-
-class Record:
-    """Comparisons as they come: each is shown and written at once, for a later one may fail."""
-
-    def __init__(self, path: Path, console: Console):
-        self.path, self.console = path, console
-        self.comparisons: list[Comparison] = []
-        self.not_measured: list[str] = []  # for lack of time
-        self.more: dict = {}  # what else the file says
-
-    def add(self, *comparisons: Comparison) -> None:
-        for comparison in comparisons:
-            self.console.print(_table(comparison))
-        self.comparisons += comparisons
-        self.write()
-
-    def skip(self, what: str) -> None:
-        self.console.print(f"no time is left for {what}")
-        self.not_measured.append(what)
-        self.write()
-
-    def write(self) -> None:
-        content = {
-            **conditions(),
-            **self.more,
-            "comparisons": [comparison.plain() for comparison in self.comparisons],
-            "not_measured": self.not_measured,
-        }
-        self.path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def markdown(comparison: Comparison) -> str:
@@ -63,8 +28,8 @@ def markdown(comparison: Comparison) -> str:
 def columns(comparison: Comparison) -> list[str]:
     """Headings, without that of the sides' names."""
     figure = "ms" if comparison.timed else f"{comparison.unit}/s"
-    ratio = "ours is ... times as fast"
-    return [f"{figure}: median (20 %, 80 %)", ratio, "goal", *_facts(comparison)]
+    against = [] if comparison.apart else ["ours is ... times as fast", "goal"]
+    return [f"{figure}: median (20 %, 80 %)", *against, *_facts(comparison)]
 
 
 def lines(comparison: Comparison) -> dict[str, list[str]]:
@@ -72,7 +37,7 @@ def lines(comparison: Comparison) -> dict[str, list[str]]:
     spread = comparison.milliseconds if comparison.timed else comparison.rate
     return {
         name: [
-            _shown(spread(name)),
+            shown(spread(name)),
             *_against(comparison, name),
             *(_fact(comparison, name, fact) for fact in _facts(comparison)),
         ]
@@ -100,15 +65,16 @@ def verdicts(comparison: Comparison) -> list[str]:
     return [f"{comparison.title}: {goal}" for goal in [*speeds, *map(str, comparison.limits)]]
 
 
-def _table(comparison: Comparison) -> Table:
-    table = Table(title=comparison.title, title_justify="left", caption_justify="left")
-    table.add_column("")
+def table(comparison: Comparison) -> Table:
+    """For a terminal."""
+    made = Table(title=comparison.title, title_justify="left", caption_justify="left")
+    made.add_column("")
     for name in columns(comparison):
-        table.add_column(name, justify="right")
+        made.add_column(name, justify="right")
     for name, cells in lines(comparison).items():
-        table.add_row(f"[bold]{name}[/]" if name == comparison.ours else name, *cells)
-    table.caption = Text("\n".join(notes(comparison)))  # as it is: brackets are no markup
-    return table
+        made.add_row(f"[bold]{name}[/]" if name == comparison.ours else name, *cells)
+    made.caption = Text("\n".join(notes(comparison)))  # as it is: brackets are no markup
+    return made
 
 
 def _facts(comparison: Comparison) -> list[str]:
@@ -118,26 +84,28 @@ def _facts(comparison: Comparison) -> list[str]:
 
 def _fact(comparison: Comparison, name: str, fact: str) -> str:
     value = comparison.facts.get(name, {}).get(fact)
-    return "" if value is None else _number(value)
+    return "" if value is None else number(value)
 
 
-def _against(comparison: Comparison, name: str) -> tuple[str, str]:
-    """Our ratio to a rival, and whether it is the goal's."""
+def _against(comparison: Comparison, name: str) -> tuple[str, ...]:
+    """Our ratio to a rival, and whether it is the goal's; nothing where sides are no rivals."""
+    if comparison.apart:
+        return ()
     if name == comparison.ours:
         return "", ""
     goal = comparison.goals.get(name)
     verdict = "" if goal is None else f"{goal:g} {_verdict(comparison, name)}"
-    return _shown(comparison.ratio(name)), verdict
+    return shown(comparison.ratio(name)), verdict
 
 
 def _verdict(comparison: Comparison, name: str) -> str:
     return "reached" if comparison.ratio(name).p50 >= comparison.goals[name] else "MISSED"
 
 
-def _shown(spread: Spread) -> str:
-    return f"{_number(spread.p50)} ({_number(spread.p20)}, {_number(spread.p80)})"
+def shown(spread: Spread) -> str:
+    return f"{number(spread.p50)} ({number(spread.p20)}, {number(spread.p80)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, and whole numbers whole."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -21,7 +21,7 @@ from tools.benchmark.flow.rivals import Compiled, opencv_dis, opencv_tvl1, pair_
 from tools.benchmark.flow.scenes import endpoint_error, scenes
 from tools.benchmark.measure import Comparison, Limit, Side, compare, rate_of_many
 from tools.benchmark.proof import NotProved, require_tests
-from tools.benchmark.table import Record
+from tools.benchmark.record import Record
 from tools.console import positive
 from training import distributed
 

@@ -21,7 +21,7 @@ from tools.benchmark.ops.info_nce import problem as info_nce_problem
 from tools.benchmark.ops.problem import EAGER, OURS, Problem, Work, check, in_words
 from tools.benchmark.ops.upkeep import ema_problem, enqueue_problem
 from tools.benchmark.proof import require_tests
-from tools.benchmark.table import Record
+from tools.benchmark.record import Record
 from training import distributed
 
 K = 1024
