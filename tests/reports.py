@@ -17,7 +17,7 @@ from tests.test_evaluate import arguments
 from training.report import read_evaluation, write_report
 
 EVIL = "<script>alert('x')</script> & \"y\""
-VOID = {"meta", "source", "img", "link", "br"}
+VOID = {"meta", "source", "img", "link", "br", "input", "wbr"}
 EVALUATIONS = ("random", "<b>trained")
 
 

@@ -1,16 +1,12 @@
 """A run on a terminal: how far it is and its newest figures, drawn in place.
 
     step 120/2400  adversarial  ━━━━━━━━━━╺━━━━━━━━━━━━━━━━  0:31:07 left
-    loss 3.012   lr 0.01   56.1 clips/s   data wait 2 %   queue age 14 steps   R@1 36.3 %
+    loss 3.012   lr 0.01   clips/s 56.1   data wait 2 %   queue age, steps 14   R@1 36.3 %
 
 Drawing is a thread's work, from plain numbers: it waits for no device.
 """
 
 from __future__ import annotations
-
-import time
-from collections import deque
-from datetime import timedelta
 
 from rich.columns import Columns
 from rich.console import Console, Group
@@ -20,24 +16,24 @@ from rich.table import Table
 from rich.text import Text
 
 from training.stages import Stage
+from training.timing import Pace
 
 REFRESH_PER_SECOND = 4
 NARROW_COLUMNS = 48  # of a terminal without room for a bar
-RATE_STEPS = 50  # steps that the rates are means of
 # Scalars of the methods and how the terminal calls them; others are in metrics.jsonl.
 SHOWN = {"loss": "loss", "accuracy": "accuracy", "queue_age_steps": "queue age, steps"}
 SHARES = {"knn_R@1": "R@1", "knn_R@5": "R@5"}
+ORDER = ("loss", "lr", "clips/s", "data wait", "accuracy", "queue age, steps", "R@1", "R@5")
 
 
 class LiveView:
     """The display of a run of `total` steps that begins at `first`."""
 
     def __init__(self, console: Console, *, first: int, total: int):
-        self.console, self.total, self.done = console, total, first
+        self.console = console
+        self.pace = Pace(done=first, total=total)
         self.stage = ""
         self.figures: dict[str, str] = {}
-        self._times: deque[dict[str, float]] = deque(maxlen=RATE_STEPS)
-        self._stepped_seconds = time.monotonic()
         self._live = Live(
             get_renderable=self.drawn, console=console, refresh_per_second=REFRESH_PER_SECOND,
             vertical_overflow="crop",
@@ -54,50 +50,37 @@ class LiveView:
         self, step: int, stage: Stage, scalars: dict[str, float], times: dict[str, float]
     ) -> None:
         """`step` is done. scalars: the newest that have been read. times: of `Stopwatch.lap`."""
-        self._times.append(times)
-        self._stepped_seconds = time.monotonic()
+        self.pace.step(step, times)
         figures = {name: f"{scalars[key]:.4g}" for key, name in SHOWN.items() if key in scalars}
         figures["lr"] = f"{stage.lr(step - 1):.3g}"
-        figures |= _rates(list(self._times))
-        figures |= {
-            name: f"{100 * scalars[key]:.1f} %" for key, name in SHARES.items() if key in scalars
-        }
+        figures |= self.pace.rates() | shares(scalars)
         # One assignment each, for the thread that draws. A retrieval measured stays in sight.
         self.figures = {**self.figures, **figures}
-        self.done, self.stage = step, stage.name
-
-    def left(self) -> str:
-        """Time to the end at the mean pace of the last steps, less what this step has taken."""
-        times = list(self._times)
-        if not times:
-            return "-:--:--"
-        seconds = sum(entry["seconds"] for entry in times) / len(times) * (self.total - self.done)
-        waited = time.monotonic() - self._stepped_seconds
-        return str(timedelta(seconds=round(max(0.0, seconds - waited))))
+        self.stage = stage.name
 
     def drawn(self) -> Group:
         """Two lines, or more where the terminal is narrow."""
-        named = (Text.assemble((name, "dim"), f" {value}") for name, value in self.figures.items())
+        known = self.figures
+        ordered = [name for name in ORDER if name in known]
+        named = (Text.assemble((name, "dim"), f" {known[name]}") for name in ordered)
         return Group(self._line(), Columns(named, padding=(0, 3)))
 
     def _line(self) -> Table | Text:
         """Step, stage, a bar where there is room, and the time left."""
-        step, left = f"step {self.done}/{self.total}", f"{self.left()} left"
+        pace = self.pace
+        step, left = f"step {pace.done}/{pace.total}", f"{pace.left()} left"
+        if under_way := pace.under_way():
+            left = f"this step {under_way}  {left}"
         if self.console.width < NARROW_COLUMNS:
             return Text(f"{step}  {self.stage}  {left}")
         line = Table.grid(padding=(0, 2), expand=True)
         for options in ({}, {}, {"ratio": 1}, {"justify": "right"}):
             line.add_column(no_wrap=True, **options)
-        bar = ProgressBar(total=self.total, completed=self.done)
+        bar = ProgressBar(total=pace.total, completed=pace.done)
         line.add_row(step, Text(self.stage, "bold"), bar, left)
         return line
 
 
-def _rates(times: list[dict[str, float]]) -> dict[str, str]:
-    """Clips a second and the share of the time that the data took, over the last steps."""
-    seconds = sum(entry["seconds"] for entry in times)
-    clips = sum(entry["clips_per_second"] * entry["seconds"] for entry in times)
-    waited = sum(entry["data_wait_seconds"] for entry in times)
-    if not seconds:
-        return {}
-    return {"clips/s": f"{clips / seconds:.1f}", "data wait": f"{100 * waited / seconds:.0f} %"}
+def shares(scalars: dict[str, float]) -> dict[str, str]:
+    """A retrieval in words, where the scalars of a step have one."""
+    return {name: f"{100 * scalars[key]:.1f} %" for key, name in SHARES.items() if key in scalars}

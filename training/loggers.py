@@ -1,21 +1,30 @@
 """Other programs that keep curves: TensorBoard, Weights & Biases, MLflow. All are optional.
 
-metrics.jsonl has every number whatever they do, so a logger that fails costs one line on the
-terminal and is not called again; the run goes on.
+metrics.jsonl has every number whatever they do. So each works in a thread of its own, which no step
+waits for: one that fails, or does not answer, costs one line on the terminal and is not called
+again; the run goes on, and ends.
 """
 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
 from typing import Protocol
 
 from training.config import Recipe
 
+WAITING_STEPS = 1000  # for a logger that is behind; of one with more, it is told that it hangs
+CLOSE_SECONDS = 30.0  # for all loggers together to send what they have
+
 
 class Logger(Protocol):
-    """A program that keeps curves. Its module is imported where it is made."""
+    """A program that keeps curves. Its module is imported where it is made. All calls come from one
+    thread.
+    """
 
     def add(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -98,38 +107,82 @@ class Loggers:
     def __init__(
         self, recipe: Recipe, folder: Path, *, first: int, say: Callable[[str], None], on: bool
     ):
-        self.say, self.every = say, recipe.run.log_every_steps
-        self._loggers: dict[str, Logger] = {}
+        self.every = recipe.run.log_every_steps
         self._noted: dict[int, dict[str, float]] = {}
-        for name, kind in KINDS.items() if on else ():
-            if getattr(recipe.run, name):
-                logger = self._guarded(name, lambda kind=kind: kind(recipe, folder, first=first))
-                if logger is not None:
-                    self._loggers[name] = logger
+        self._threads = [
+            LoggerThread(name, lambda kind=kind: kind(recipe, folder, first=first), say)
+            for name, kind in KINDS.items()
+            if on and getattr(recipe.run, name)
+        ]
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Values known at once, which go out with the scalars that are read some steps later."""
-        if self._loggers:
+        if self._threads:
             self._noted[step] = values
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         values = {**scalars, **self._noted.pop(step, {})}
         if step % self.every == 0 or any(name.startswith("knn_") for name in scalars):
-            self._of_all(lambda logger: logger.add(step, values))
+            for thread in self._threads:
+                thread.add(step, values)
 
     def close(self) -> None:
-        self._of_all(lambda logger: logger.close())
+        """Let all send what they have, for at most CLOSE_SECONDS."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in self._threads:
+            thread.ask_to_close()
+        for thread in self._threads:
+            thread.wait_closed(max(0.0, deadline - time.monotonic()))
 
-    def _of_all(self, act: Callable[[Logger], None]) -> None:
-        for name, logger in list(self._loggers.items()):
-            self._guarded(name, lambda logger=logger: act(logger))
 
-    def _guarded(self, name: str, act: Callable[[], Logger | None]) -> Logger | None:
-        """What `act` returns; None where it fails, and the logger of that name is done with."""
+class LoggerThread:
+    """A logger in its own thread. make: imports and starts it; say: is told, once, why it ended.
+
+    The thread is a daemon: one that hangs does not keep the process from its end.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Logger], say: Callable[[str], None]):
+        self.name, self.say = name, say
+        self._given_up = self._hangs = False
+        self._steps: Queue[tuple[int, dict[str, float]] | None] = Queue(WAITING_STEPS)
+        self._thread = Thread(target=self._work, args=(make,), name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Hand over a step, without waiting."""
+        self._put((step, values))
+
+    def ask_to_close(self) -> None:
+        self._put(None)
+
+    def wait_closed(self, seconds: float) -> None:
+        self._thread.join(0 if self._hangs else seconds)
+        if self._thread.is_alive():
+            self._hang(f"not closed after {CLOSE_SECONDS:g} s")
+
+    def _put(self, entry: tuple[int, dict[str, float]] | None) -> None:
+        if self._given_up:
+            return
         try:
-            return act()
-        except Exception as error:  # a foreign program over a network: it may fail in any way
-            self._loggers.pop(name, None)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            self.say(f"run.{name}: {reason} · the run goes on without it")
-            return None
+            self._steps.put_nowait(entry)
+        except Full:
+            self._hang(f"does not answer, {WAITING_STEPS} steps wait")
+
+    def _hang(self, reason: str) -> None:
+        self._hangs = True
+        self._give_up(reason)
+
+    def _work(self, make: Callable[[], Logger]) -> None:
+        try:
+            logger = make()
+            while (entry := self._steps.get()) is not None:
+                logger.add(*entry)
+            logger.close()
+        # A foreign program over a network: it may fail in any way, or try to end the process.
+        except (Exception, SystemExit) as error:
+            self._give_up(" ".join(str(error).split())[:200] or type(error).__name__)
+
+    def _give_up(self, reason: str) -> None:
+        if not self._given_up:
+            self._given_up = True
+            self.say(f"run.{self.name}: {reason} · the run goes on without it")

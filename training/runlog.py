@@ -28,12 +28,12 @@ from pipeline import Batch
 from training import checkpoint
 from training.config import Recipe
 from training.errors import ConfigError, NumericError
-from training.live import LiveView
+from training.live import LiveView, shares
 from training.loggers import Loggers
 from training.readback import Readback
 from training.stages import Stage
 from training.step_lines import StepLines
-from training.timing import TIMING, Stopwatch
+from training.timing import TIMING, Pace, Stopwatch
 
 READ_AFTER_STEPS = 4
 Read = Callable[[int, dict[str, float]], None]
@@ -153,11 +153,11 @@ def _together(scalars: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 class ProgressLine:
-    """A live view on a terminal, and plain lines elsewhere."""
+    """A live view on a terminal, and plain lines elsewhere. A retrieval is a line on both."""
 
     def __init__(self, folder: RunFolder, *, first: int, total: int, every: int):
-        self.folder, self.first, self.total, self.every = folder, first, total, every
-        self.started = time.perf_counter()
+        self.folder, self.total, self.every = folder, total, every
+        self.pace = Pace(done=first, total=total)
         on_terminal = folder.writer and folder.console.is_terminal
         self.view = LiveView(folder.console, first=first, total=total) if on_terminal else None
 
@@ -176,12 +176,20 @@ class ProgressLine:
         """Show that `step` is done. scalars: the newest that have been read. times: its own."""
         if self.view:
             self.view.step(step, stage, scalars, times)
-        elif step % self.every == 0 or step == self.total:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-            seconds = (time.perf_counter() - self.started) / max(1, step - self.first)
-            self.folder.say(
-                f"step {step}/{self.total}  {stage.name}  {shown}  {seconds:.3f} s/step"
-            )
+            return
+        self.pace.step(step, times)
+        if step % self.every == 0 or step == self.total:
+            figures = {k: f"{v:.4g}" for k, v in scalars.items() if not k.startswith("knn_")}
+            figures |= {"lr": f"{stage.lr(step - 1):.3g}", **self.pace.rates()}
+            shown = "  ".join(f"{name} {value}" for name, value in figures.items())
+            pace = f"{self.pace.step_seconds:.3f} s/step  {self.pace.left()} left"
+            self.folder.say(f"step {step}/{self.total}  {stage.name}  {shown}  {pace}")
+
+    def read(self, step: int, scalars: dict[str, float]) -> None:
+        """Tell of the retrieval in the scalars of a step, if there is one."""
+        if found := shares(scalars):
+            shown = "  ".join(f"{name} {value}" for name, value in found.items())
+            self.folder.say(f"retrieval at step {step}: {shown}")
 
 
 class Journal:
@@ -192,9 +200,16 @@ class Journal:
     def __init__(self, folder: RunFolder, recipe: Recipe, *, world: int, first: int, last: int):
         self.folder, self.stopwatch = folder, Stopwatch(world)
         every = recipe.run.log_every_steps
-        self.loggers = Loggers(recipe, folder.path, first=first, say=folder.say, on=folder.writer)
-        self.metrics = Metrics(folder, step=first, read=self.loggers.add)
-        self.line = ProgressLine(folder, first=first, total=last, every=every)
+        loggers = Loggers(recipe, folder.path, first=first, say=folder.say, on=folder.writer)
+        line = ProgressLine(folder, first=first, total=last, every=every)
+
+        # Of the two alone: a circle through the journal would keep the folder locked after it.
+        def read(step: int, scalars: dict[str, float]) -> None:
+            loggers.add(step, scalars)
+            line.read(step, scalars)
+
+        self.loggers, self.line = loggers, line
+        self.metrics = Metrics(folder, step=first, read=read)
         if folder.writer:
             self._times = StepLines(folder.path / TIMING, step=first, say=folder.say)
 

@@ -7,11 +7,15 @@ same in a run that was stopped and resumed as in one that was not.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
+from datetime import timedelta
 
 from pipeline import Batch
 
 TIMING = "timing.jsonl"
+RATE_STEPS = 50  # the last ones, that rates are means of
+LONG_STEPS, LONG_SECONDS = 3, 2.0  # a step that takes more mean steps, and more time, is a long one
 
 
 class Stopwatch:
@@ -50,3 +54,59 @@ class Stopwatch:
         }
         self._last_seconds, self._waited_seconds, self._clips = now, 0.0, 0
         return entry
+
+
+class Pace:
+    """How fast the last steps were, in words. total: steps of the run; done: of an earlier attempt.
+
+    Times are those of `Stopwatch.lap`.
+    """
+
+    def __init__(self, *, done: int, total: int):
+        self.done, self.total = done, total
+        self._times: deque[dict[str, float]] = deque(maxlen=RATE_STEPS)
+        self._stepped_seconds = time.monotonic()
+
+    def step(self, step: int, times: dict[str, float]) -> None:
+        self.done = step
+        self._times.append(times)
+        self._stepped_seconds = time.monotonic()
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean; 0 before the first step."""
+        times = list(self._times)  # of one moment: a display asks from a thread of its own
+        return sum(entry["seconds"] for entry in times) / max(1, len(times))
+
+    def left(self) -> str:
+        """Time to the end at this pace, less what the step under way has taken."""
+        if not self._times:
+            return "-:--:--"
+        seconds = self.step_seconds * (self.total - self.done)
+        return _clock(max(0.0, seconds - self._waited_seconds))
+
+    def under_way(self) -> str:
+        """How long the step under way takes, where that is long: the first one, one in which
+        retrieval is measured, or one whose data do not come. Else empty.
+        """
+        waited = self._waited_seconds
+        is_long = waited > max(LONG_SECONDS, LONG_STEPS * self.step_seconds)
+        return _clock(waited) if is_long and self.done < self.total else ""
+
+    def rates(self) -> dict[str, str]:
+        """Clips a second and the share of the time that the data took."""
+        times = list(self._times)
+        seconds = sum(entry["seconds"] for entry in times)
+        if not seconds:
+            return {}
+        clips = sum(entry["clips_per_second"] * entry["seconds"] for entry in times)
+        waited = sum(entry["data_wait_seconds"] for entry in times)
+        return {"clips/s": f"{clips / seconds:.1f}", "data wait": f"{100 * waited / seconds:.0f} %"}
+
+    @property
+    def _waited_seconds(self) -> float:
+        return time.monotonic() - self._stepped_seconds
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -19,6 +19,7 @@ from rich.console import Console
 from tests import runs
 from tests.training.test_stages import schedule
 from training.live import LiveView
+from training.timing import Pace
 
 TIMES = {"seconds": 0.5, "data_wait_seconds": 0.1, "clips_per_second": 16.0}
 MOCO = schedule()[0]
@@ -51,15 +52,41 @@ def test_it_shows_how_far_and_how_fast():
 def test_the_time_left_is_that_of_the_last_steps(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    view, _ = viewed()
-    assert view.left() == "-:--:--"
+    pace = Pace(done=0, total=12)
+    assert pace.left() == "-:--:--" and pace.rates() == {}
     for step, seconds in enumerate((10.0, 20.0), 1):
-        view.step(step, MOCO, {}, {**TIMES, "seconds": seconds})
-    assert view.left() == "0:02:30"  # ten steps of 15 s
+        pace.step(step, {**TIMES, "seconds": seconds})
+    assert pace.left() == "0:02:30"  # ten steps of 15 s
     now[0] += 4
-    assert view.left() == "0:02:26"
+    assert pace.left() == "0:02:26"
     now[0] += 1000
-    assert view.left() == "0:00:00"
+    assert pace.left() == "0:00:00"
+
+
+def test_a_step_that_takes_long_says_so(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    view, console = viewed()
+    now[0] += 7  # of the first step, whose data do not come yet
+    assert "this step 0:00:07" in lines(view, console)[0]
+    view.step(1, MOCO, SCALARS, TIMES)
+    now[0] += 1.9
+    assert "this step" not in lines(view, console)[0]
+    now[0] += 70  # retrieval is measured
+    assert "this step 0:01:12" in lines(view, console)[0]
+    view.step(12, MOCO, SCALARS, TIMES)
+    now[0] += 70
+    assert "this step" not in lines(view, console)[0]  # there is none
+
+
+def test_the_figures_keep_their_places():
+    """The loss is read some steps late: it comes first all the same."""
+    view, console = viewed()
+    view.step(1, MOCO, {}, TIMES)
+    view.step(2, MOCO, SCALARS, TIMES)
+    shown = " ".join(lines(view, console)[1:])
+    places = [shown.index(name) for name in ("loss", "lr", "clips/s", "data wait", "R@1")]
+    assert places == sorted(places)
 
 
 def test_a_retrieval_stays_in_sight_until_the_next():
@@ -148,3 +175,4 @@ def test_a_training_on_a_terminal_that_is_resized_and_interrupted(tiny_data, tmp
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
     told = (tmp_path / "run" / "log.txt").read_text()
     assert "stopped by a signal, saved at step" in told and "s/step" not in told
+    assert "retrieval at step " in told  # which stays when the display is gone

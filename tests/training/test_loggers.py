@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 
 import pytest
 import torch
 
 from tests.training.test_stages import ONE_STAGE, schedule
+from training import loggers as loggers_module
 from training.config import RunConfig
 from training.loggers import Loggers
 from training.runlog import Journal, RunFolder
@@ -23,11 +25,15 @@ def recipe(**run):
 
 
 class Program(ModuleType):
-    """Stands for wandb, mlflow and TensorBoard: notes every call, and fails where told to."""
+    """Stands for wandb, mlflow and TensorBoard: notes every call, and fails or hangs where told to.
 
-    def __init__(self, fails_at: str = ""):
+    released: set, it hangs no more.
+    """
+
+    def __init__(self, fails_at: str = "", hangs_at: str = ""):
         super().__init__("program")
-        self.fails_at, self.calls = fails_at, []
+        self.fails_at, self.hangs_at, self.calls = fails_at, hangs_at, []
+        self.released = Event()
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -37,6 +43,8 @@ class Program(ModuleType):
             self.calls.append((name, args, options))
             if name == self.fails_at:
                 raise ConnectionError("no route\nto host")
+            if name == self.hangs_at:
+                self.released.wait()
             return self
 
         return call
@@ -54,12 +62,16 @@ LOG = {"wandb": "log", "mlflow": "log_metrics", "tensorboard": "add_scalar"}
 def program(monkeypatch):
     """Puts a program in the place of the module of a logger."""
 
-    def placed(name: str, fails_at: str = "") -> Program:
-        own = Program(fails_at)
-        monkeypatch.setitem(sys.modules, MODULES[name], own)
-        return own
+    made = []
 
-    return placed
+    def placed(name: str, fails_at: str = "", hangs_at: str = "") -> Program:
+        made.append(Program(fails_at, hangs_at))
+        monkeypatch.setitem(sys.modules, MODULES[name], made[-1])
+        return made[-1]
+
+    yield placed
+    for one in made:
+        one.released.set()
 
 
 def train(folder: Path, own, *, first: int = 0, writer: bool = True) -> RunFolder:
@@ -133,6 +145,41 @@ def test_one_that_fails_is_silent_after_one_line(name, program, tmp_path, capsys
     shown = capsys.readouterr().out
     assert shown.count("run.") == 1
     assert f"run.{name}: no route to host · the run goes on without it\n" in shown
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(3)", "raise RuntimeError('broken')", "1 +"])
+def test_one_that_breaks_while_it_is_imported(text, monkeypatch, tmp_path, capsys):
+    (tmp_path / "wandb.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    train(tmp_path / "run", recipe(wandb="x"))
+    shown = capsys.readouterr().out
+    assert shown.count("run.wandb: ") == shown.count(" · the run goes on without it") == 1
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("hangs_at", ["init", "log", "finish"])
+def test_one_that_hangs_holds_no_step_and_not_the_end(
+    hangs_at, program, monkeypatch, tmp_path, capsys
+):
+    """Were a step or the end to wait for it, this test would not end."""
+    monkeypatch.setattr(loggers_module, "CLOSE_SECONDS", 0.1)
+    program("wandb", hangs_at=hangs_at)
+    mlflow = program("mlflow")
+    train(tmp_path, recipe(wandb="x", mlflow="y"))
+    assert len(mlflow.named("log_metrics")) == 5 and mlflow.named("end_run")
+    shown = capsys.readouterr().out
+    assert shown.count("run.") == 1
+    assert "run.wandb: not closed after 0.1 s · the run goes on without it\n" in shown
+
+
+def test_one_that_hangs_is_given_up_when_too_much_waits(program, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loggers_module, "WAITING_STEPS", 2)
+    program("wandb", hangs_at="init")
+    train(tmp_path, recipe(wandb="x"))
+    shown = capsys.readouterr().out
+    assert "run.wandb: does not answer, 2 steps wait · the run goes on without it\n" in shown
+    assert shown.count("run.") == 1
 
 
 def test_one_that_fails_takes_no_other_with_it(program, tmp_path, capsys):

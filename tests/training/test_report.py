@@ -41,7 +41,6 @@ def test_it_is_one_file_that_asks_for_nothing(made, page):
     assert made.stat().st_size < 5_000_000
     assert not page.all("script") and not page.all("link") and not page.all("iframe")
     addresses = [image["src"] for image in page.all("img")]
-    addresses += [source["srcset"] for source in page.all("source")]
     assert addresses and all(one.startswith("data:image/webp;base64,") for one in addresses)
     assert made.read_text().count("url(") == made.read_text().count("url(data:image/webp;base64,")
     assert not [path for path in made.parent.iterdir() if "partial" in path.name]
@@ -51,7 +50,7 @@ def test_names_are_text(made, page):
     assert EVIL in page.words() and "<b>trained" in page.words()
     assert "<script" not in made.read_text() and "<b>trained" not in made.read_text()
     assert any(EVIL in image["alt"] for image in page.all("img"))
-    assert any(EVIL in dot["data-name"] for dot in page.all("span", "dot"))
+    assert any(EVIL in dot["data-name"] for dot in page.all("label", "dot"))
 
 
 def test_the_figures_their_intervals_and_denominators(work, page):
@@ -83,6 +82,8 @@ def test_what_was_trained_and_what_it_took(page):
         "index 3.2 s",
         "pretraining 3 min 20 s",
         "in all 3 min 23 s",
+        "VideoMoCo, pretrained on 10 videos For ",
+        "r3d_18, width 4 · 2 stages · 12 steps, 48 videos in 96 clips, 384 frames · ",
     ):
         assert fact in words
 
@@ -90,28 +91,36 @@ def test_what_was_trained_and_what_it_took(page):
 def test_curves_of_loss_retrieval_and_pace(page):
     labels = [drawing["aria-label"] for drawing in page.all("svg")]
     names = [label.split(" over the steps")[0] for label in labels]
-    assert names == [
+    first = [
         "loss", "loss", "loss generator", "R@1 while training, %", "R@5 while training, %",
         "clips a second", "data wait, % of a step",
     ]  # fmt: skip
-    assert all("stage moco, steps" in label for label in labels if "generator" not in label)
-    assert all("stage adversarial, steps" in label for label in labels)
+    assert names[: len(first)] == first
+    more = names[len(first) :]
+    assert "grad norm" in more and more == sorted(more) and not {*more} & {*first}
+    shown = labels[: len(first)]
+    assert all("stage moco, steps" in label for label in shown if "generator" not in label)
+    assert all("stage adversarial, steps" in label for label in shown)
+    assert "start of a stage: 1 moco, 2 adversarial." in page.words()
 
 
 def test_pictures_move_and_can_stand_still(page):
-    for image, source in zip(page.all("img"), page.all("source"), strict=True):
-        with Image.open(io.BytesIO(b64decode(image["src"].split(",")[1]))) as moving:
-            assert (moving.format, moving.size, moving.n_frames) == ("WEBP", (64, 64), 8)
-            assert moving.info["loop"] == 0
-        with Image.open(io.BytesIO(b64decode(source["srcset"].split(",")[1]))) as still:
-            assert getattr(still, "n_frames", 1) == 1
-        assert source["media"] == "(prefers-reduced-motion: reduce)"
+    moving, still = page.all("img", "moving"), page.all("img", "still")
+    for image, source in zip(moving, still, strict=True):
+        assert image["alt"] == source["alt"]
+        with Image.open(io.BytesIO(b64decode(image["src"].split(",")[1]))) as shown:
+            assert (shown.format, shown.size, shown.n_frames) == ("WEBP", (64, 64), 8)
+            assert shown.info["loop"] == 0
+        with Image.open(io.BytesIO(b64decode(source["src"].split(",")[1]))) as shown:
+            assert getattr(shown, "n_frames", 1) == 1
+    assert page.all("input")[-1] == {"type": "checkbox", "id": "still"}
 
 
 def test_right_and_wrong_differ_in_sign_and_words(page):
     """The test videos are the training videos: each finds itself first."""
     # Small charts, a map, queries: one of ten does not decode. Nine are too few for t-SNE.
-    assert len(page.all("figure")) == 5 + 1 + 9
+    others = sum(one["class"] == "small" for one in page.all("svg"))
+    assert len(page.all("figure")) == others + 1 + 9
     kinds = [item["class"] for item in page.all("li") if item.get("class") in ("right", "wrong")]
     assert len(kinds) == 9 * 2 * 5 and kinds[::5] == ["right"] * 18 and "wrong" in kinds
     words = page.words()
@@ -131,8 +140,12 @@ def test_right_and_wrong_differ_in_sign_and_words(page):
 
 
 def test_every_test_video_is_a_dot_with_its_picture(made, page):
-    dots = page.all("span", "dot")
+    dots = page.all("label", "dot")
     maps = page.all("div", "map")
+    # One button is reached by the tabulator key, the others of its map by the arrows.
+    buttons = [one for one in page.all("input") if one["type"] == "radio"]
+    assert len(buttons) == len(dots) and len({one["name"] for one in buttons}) == len(maps)
+    assert all("v" in one["aria-label"] for one in buttons)
     assert len(dots) == 9 * len(maps) and maps[0]["aria-label"].startswith("PCA")
     assert made.read_text().count("--picture:url(") == 8  # one does not decode now
 
@@ -161,8 +174,28 @@ def test_a_run_that_has_just_begun_and_one_whose_data_are_gone(work, tmp_path):
     recipe = tmp_path / "run" / "config.yaml"
     recipe.write_text(recipe.read_text().replace("odd.parquet", "gone.parquet"))
     words = Page(write_report(tmp_path / "r.html", run=tmp_path / "run")).words()
-    assert "videomoco pretrained No step is done yet." in words
+    assert "VideoMoCo, pretrained No step is done yet." in words
     assert "gone.parquet, which is not here now" in words
+
+
+def test_a_run_that_ended_with_numbers_that_are_none(work, tmp_path):
+    shutil.copytree(work / "run", tmp_path / "run")
+    for name in ("metrics", "timing"):
+        path = tmp_path / "run" / f"{name}.jsonl"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(lines[:9]) + "\n")
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().split("\n")
+               if line]  # fmt: skip
+    metrics[-1]["loss"] = float("nan")
+    (tmp_path / "run/metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)) + "\n")
+    path = write_report(tmp_path / "r.html", run=tmp_path / "run")
+    page = Page(path)
+    words = page.words()
+    assert "VideoMoCo, in pretraining on 10 videos Step 9 of 12, in stage adversarial," in words
+    assert "not finite from step 9 on" in words and "not finite at step 9" in words
+    assert "R@1" in words.split("Training")[0]  # the newest retrieval, without an evaluation
+    drawn = [one["points"] for one in page.all("polyline")]
+    assert drawn and not any("nan" in points or "inf" in points for points in drawn)
 
 
 def test_a_line_that_is_being_written_is_left_for_the_next_time(work, tmp_path):

@@ -24,7 +24,8 @@ addEventListener("load", () => {{
     const seen = [...page.querySelectorAll("svg, figure, table, h2, p, img, .map, .dot, .bars")]
       .filter((one) => one.getClientRects().length && !one.closest(".scroll"));
     const dot = page.querySelector(".dot"), shown = (kind) =>
-      [...page.querySelectorAll("svg." + kind)].filter((one) => one.getClientRects().length).length;
+      [...page.querySelectorAll("svg." + kind)]
+        .filter((one) => one.getClientRects().length && !one.closest("details")).length;
     found[frame.name] = {{
       wide: page.documentElement.scrollWidth,
       outside: seen.filter((one) => one.getBoundingClientRect().right > view.innerWidth)
@@ -34,6 +35,8 @@ addEventListener("load", () => {{
       dot: view.getComputedStyle(dot).width,
       picture: view.getComputedStyle(dot).getPropertyValue("--picture").slice(0, 20),
       charts: [shown("wide"), shown("narrow"), shown("small")],
+      pictures: ["moving", "still"].map((kind) => [...page.querySelectorAll("img." + kind)]
+        .filter((one) => one.getClientRects().length).length),
     }};
   }}
   document.getElementById("out").textContent = JSON.stringify(found);
@@ -53,6 +56,8 @@ def test_it_fits_and_follows_the_scheme(scheme, number, tmp_path):
         assert light == (scheme == "light")
         assert (sum(map(int, re.findall(r"\d+", one["ink"]))) < 3 * 128) == light
         assert one["dot"] == "10px" and one["picture"].startswith("url(data:image/webp")
+        moving, still = one["pictures"]
+        assert moving and not still  # until their reader asks for it
     assert found["laptop"]["charts"] == [1, 0, 5] and found["phone"]["charts"] == [0, 1, 5]
 
 

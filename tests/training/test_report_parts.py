@@ -13,7 +13,8 @@ import yaml
 from tests.reports import Page
 from training.features import Features
 from training.protocols import MEASURES
-from training.report import Evaluation, classes, published, scatter, tables
+from training.report import Evaluation, classes, known, scatter, tables
+from training.report.axes import labels, ticks
 from training.report.chart import (
     Curve,
     chart,
@@ -21,12 +22,15 @@ from training.report.chart import (
     description,
     small_chart,
     smoothed,
+    steps_of,
     thinned,
-    ticks,
 )
 from training.report.evaluation import Answers, best
-from training.report.page import lead
+from training.report.headline import lead, method_name
+from training.report.names import breakable
 from training.report.pictures import spread
+from training.report.published import by_nearness, described, published
+from training.report.setting import Setting, setting_of
 
 CLASSES = Path(__file__).parents[1] / "fixtures"
 
@@ -56,6 +60,16 @@ def test_ticks_are_round_numbers_within_the_range():
     assert ticks(0.97, 3.1, 5) == [1, 1.5, 2, 2.5, 3]
     assert ticks(1, 900, 8) == [200, 400, 600, 800]
     assert ticks(-19.3, -11.5, 5) == [-18, -16, -14, -12]
+
+
+def test_ticks_are_told_from_each_other():
+    assert labels([0.9995, 1.0, 1.0005]) == ["0.9995", "1.0000", "1.0005"]
+    assert labels([0, 2000, 4000]) == ["0", "2,000", "4,000"]
+    assert labels([0, 5e-8, 1e-7]) == ["0", "5e-08", "1e-07"]
+    assert labels([3.0]) == ["3"] and labels([0.0]) == ["0"] and labels([]) == []
+    for low, high in ((0, 1e-9), (1000, 1000.002), (-3, 2e6)):
+        told = labels(ticks(low, high, 5))
+        assert len(set(told)) == len(told) >= 3
 
 
 def test_smoothing_is_a_centred_mean_that_keeps_a_straight_line():
@@ -96,6 +110,47 @@ def test_a_constant_and_a_single_step_are_drawn():
         assert "nan" not in svg and "inf" not in svg
 
 
+def test_what_is_not_finite_is_marked_and_nothing_else_is_lost():
+    value = [3.0, 2.0, float("nan"), 1.0, float("inf")]
+    svg = small_chart([Curve("a", np.arange(1, 6), np.array(value))], name="loss")
+    assert svg.count("<circle") == 3 and ">not finite at step 3<" in svg
+    assert "from 3 to 1, not finite at 2 of them." in svg
+    none = small_chart([Curve("a", np.arange(1, 6), np.full(5, np.nan))], name="loss")
+    assert "<circle" not in none and "polyline" not in none and "nan" not in none
+    assert ">not finite at step 1<" in none
+
+
+def test_stages_without_room_for_their_names_have_their_numbers():
+    names = ["first", "a name that is far too long for its stage", "third"]
+    both = [
+        Curve(name, np.arange(n * 50, n * 50 + 50), np.ones(50)) for n, name in enumerate(names)
+    ]
+    svg = small_chart(both, name="x")
+    assert (
+        ">first<" in svg and ">2<" in svg and ">third<" in svg and names[1] + "</text>" not in svg
+    )
+    # The axis is that of the run, though retrieval is measured in a part of it alone.
+    one = small_chart([Curve("third", np.array([149]), np.ones(1))], name="x", steps=steps_of(both))
+    assert one.count('class="boundary"') == 2 and 'cx="452.0"' in one  # 480 less the margin
+
+
+def test_a_spike_does_not_flatten_the_rest():
+    value = np.concatenate([[8000.0, 4000.0], np.linspace(5, 2, 98)])
+    svg = chart([Curve("a", np.arange(100), value)], name="loss")
+    points = svg.split('class="smooth" points="')[1].split('"')[0]
+    heights = [float(point.split(",")[1]) for point in points.split()]
+    assert max(heights[10:]) - min(heights[10:]) > 150  # of 240 pixels
+
+
+def test_a_page_does_not_grow_with_the_steps_and_the_stages():
+    draw = np.random.default_rng(0)
+    shown = []
+    for n in (1000, 5000):
+        own = [Curve(str(s), np.arange(n) + n * s, draw.random(n)) for s in range(9)]
+        shown.append(chart(own, name="x"))
+    assert len(shown[1]) < 1.1 * len(shown[0]) < 80_000
+
+
 def test_few_measurements_are_points_that_are_all_inside():
     few = small_chart(curves([("a", n, 100.0 * (n == 3)) for n in range(39)]), name="R@1 <")
     assert few.count("<circle") == 39 and "<figcaption>R@1 &lt;</figcaption>" in few
@@ -122,7 +177,24 @@ def test_the_gain_is_over_the_better_baseline():
     assert "<strong>30.5 %</strong> of the test videos" in text
     assert "The better baseline, raw &lt;pixels&gt;, reaches 12.5 %: <strong>+18.0 points" in text
     assert "<strong>−2.5 points" in lead(None, [measured("p", 0.1), *baselines])
-    assert "by chance it would be 1.0 %." in lead(None, [measured("p", 0.1)])
+    assert "By chance it would be 1.0 %." in lead(None, [measured("p", 0.1)])
+    # 10 to 20 % of 300 videos: a baseline at 12.5 % may as well be as good.
+    assert "within the interval" in lead(None, [measured("p", 0.15), *baselines])
+    assert "within" not in lead(None, [measured("p", 0.305), *baselines])
+
+
+def test_the_lead_of_a_run_without_retrieval():
+    row = measured("p", 0.3)
+    content = row.results.pop("retrieval")
+    content["chance"], content["result"] = {"top-1": 0.5}, {"top-1": 0.7, "weight_decay": 1.0}
+    row.results["linear"] = content
+    text = lead(None, [row])
+    assert "<strong>70.0 %</strong> of the test videos, a linear classifier on the frozen" in text
+
+
+@pytest.mark.parametrize("name", ["ViCC", "VideoMoCo", "CVRL", "VCLR"])
+def test_a_method_is_called_as_its_authors_do(name):
+    assert method_name(name.lower()) == name
 
 
 def test_published_numbers_stand_beside_those_of_the_same_data_and_protocol(tmp_path):
@@ -130,21 +202,71 @@ def test_published_numbers_stand_beside_those_of_the_same_data_and_protocol(tmp_
     path = tmp_path / "table.html"
     path.write_text(tables.tables([row]))
     page = Page(path)
-    assert len(page.all("tr", "published")) == 7
+    assert len(page.all("tr", "published")) == len(page.all("tr", "said")) == 7
     words = page.words()
-    assert "VCLR ResNet-50, pretrained on Kinetics-400 70.6 % Source: README of the authors' code" \
-        in words  # fmt: skip
+    assert "70.6 % – ResNet-50, RGB, pretrained on Kinetics-400, 1 frame at 224 pixels" in words
+    assert "Source: README of the authors' code." in words
     assert "55.0 – 65.0" in words and "101 classes, 300 of 300 test videos" in words
-    assert "In italics: published for UCF101 under this protocol." in words
+    assert "In italics: published for UCF101 under this protocol, those first" in words
     assert "published" not in tables.tables([measured("mine", 0.6)])
+
+
+VICC = Setting("s3d", 64, "rgb", "UCF101", 1, {"frames": 32, "stride": 1, "size": 128,
+               "train": "random", "test": "windows", "step": 15, "crops": 1})  # fmt: skip
+
+
+def test_the_nearest_published_setting_comes_first_and_each_difference_is_said():
+    first, *_, last = by_nearness(published("retrieval", "ucf101"), VICC)
+    assert (first.values["R@1"], first.beside(VICC)) == (62.1, "As here.")
+    assert described(first.setting) == (
+        "S3D, RGB, pretrained on UCF101, 32 frames at 128 pixels, windows"
+    )
+    assert (last.values["R@1"], last.beside(VICC)) == (
+        70.6,
+        "Other than here: network, pretraining data, frames, size, clips of training videos, clips "
+        "of test videos.",
+    )
+    third = [row for row in published("retrieval", "ucf101") if row.values["R@1"] == 58.6]
+    assert third[0].beside(VICC) == (
+        "Other than here: network. Not known: frames, size, clips of test videos."
+    )
+    wide = published("linear", "k600")[1].setting
+    assert described(wide) == "R3D-50 (4x), RGB, pretrained on Kinetics-600"
+
+
+def test_what_is_not_known_here_is_never_called_alike():
+    row = published("retrieval", "ucf101")[0]
+    assert not row.is_alike(Setting()) and row.is_alike(VICC)
+    assert "pretraining data" in row.beside(Setting()).split("Not known: ")[1]
+
+
+def test_the_setting_of_a_result_and_of_two_that_were_joined():
+    counts = {"evaluated": 1, "of": 1, "failed": [], "fingerprint": "f", "split": ""}
+    recipe = {"backbone": {"name": "s3d", "width": 32}}
+    views = {"frames": 32, "stride": 1, "size": 128, "crops": 1, "stream": "rgb"}
+    one = measured("a", 0.3, recipe=recipe, views=views,
+                   test={**counts, "sampling": "uniform", "clips": 10})  # fmt: skip
+    assert described(setting_of(one, "retrieval", None)) == (
+        "S3D (0.5x), RGB, 32 frames at 128 pixels, 10 uniform clips"
+    )
+    both = measured("a", 0.3, views=[views, {**views, "stream": "flow"}], test=[counts] * 3)
+    setting = setting_of(both, "retrieval", None)
+    assert (setting.stream, setting.splits, setting.network) == ("rgb + flow", 3, "")
+
+
+def test_a_name_can_be_broken_between_its_words():
+    assert breakable("ApplyEyeMakeup") == "Apply<wbr>Eye<wbr>Makeup"
+    assert breakable("brush_<b>") == "brush_<wbr>&lt;b&gt;"
 
 
 def test_rows_that_were_not_measured_alike_say_so():
     other = measured("b", 0.4, options={"center": True}, views={"frames": 16})
     assert "The rows were not measured alike: they differ in options.center, views." in (
-        tables.note("retrieval", [measured("a", 0.3), other])
+        tables.note("retrieval", [measured("a", 0.3), other], Setting())
     )
-    assert "alike" not in tables.note("retrieval", [measured("a", 0.3), measured("b", 0.4)])
+    assert "alike" not in tables.note(
+        "retrieval", [measured("a", 0.3), measured("b", 0.4)], Setting()
+    )
 
 
 def test_the_mean_of_splits_has_no_interval():
@@ -158,25 +280,28 @@ def test_the_mean_of_splits_has_no_interval():
 
 
 def test_every_published_number_has_a_source_a_protocol_and_a_set():
-    content = yaml.safe_load(published.FILE.read_text())
+    content = yaml.safe_load(known.FILE.read_text())
     seen = set()
     for row in content["results"]:
-        assert set(row) == {"protocol", "data", "method", "what", "values", "source"}
+        needed = {"protocol", "data", "method", "network", "values", "source"}
+        more = {"stream", "width", "trained_on", "splits", "views", "more"}
+        assert needed <= set(row) <= needed | more
         assert row["protocol"] in MEASURES and row["data"] in content["data_sets"]
-        assert row["source"] in content["sources"]
+        assert row["source"] in content["sources"] and row["network"] in content["networks"]
+        assert row.get("views", "vclr") in content["views"]
         assert all(0 < value < 100 for value in row["values"].values())
-        key = tuple(row[name] for name in ("protocol", "data", "method", "what", "source"))
+        key = tuple(str(row.get(name)) for name in sorted(needed | more))
         assert key not in seen
         seen.add(key)
     assert {row["source"] for row in content["results"]} == set(content["sources"])
 
 
 def test_a_data_set_is_known_by_its_classes():
-    assert published.data_set(named("ucf101")) == "ucf101"
-    assert published.data_set([name.replace("_", " ") for name in named("hmdb51")]) == "hmdb51"
-    assert published.data_set([*named("ucf101")[1:], "x"]) == ""  # without ApplyEyeMakeup
-    assert published.data_set(named("ucf101")[:50] + named("ucf101")[51:]) == ""
-    assert published.data_set([f"class {n}" for n in range(101)]) == ""
+    assert known.data_set(named("ucf101")) == "ucf101"
+    assert known.data_set([name.replace("_", " ") for name in named("hmdb51")]) == "hmdb51"
+    assert known.data_set([*named("ucf101")[1:], "x"]) == ""  # without ApplyEyeMakeup
+    assert known.data_set(named("ucf101")[:50] + named("ucf101")[51:]) == ""
+    assert known.data_set([f"class {n}" for n in range(101)]) == ""
 
 
 # The classes

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import socket
 from types import SimpleNamespace
 
@@ -175,7 +176,19 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(folder, capsys):
         ["step 4/5", "moco", "loss 2"],
         ["step 5/5", "moco", "loss 2.5"],
     ]
-    assert all(text.endswith(" s/step") for text in shown)
+    assert all("  lr " in text and "  data wait " in text for text in shown)
+    assert all(re.search(r"  0\.500 s/step  0:00:0\d left$", text) for text in shown)
+
+
+def test_a_retrieval_is_a_line_of_its_own_step(folder, capsys):
+    with Journal(folder, ONE_STAGE, world=1, first=0, last=9) as journal:
+        for step in range(1, 4):
+            found = {"knn_R@1": torch.tensor(0.25), "knn_R@5": torch.tensor(0.5)}
+            journal.add(step, STAGE, {"loss": torch.tensor(1.0)} | (found if step == 2 else {}))
+        journal.flush()
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "R@1" in one]
+    assert line == "retrieval at step 2: R@1 25.0 %  R@5 50.0 %"
+    assert (folder.path / "log.txt").read_text().endswith(f"{line}\n")
 
 
 def test_environment_has_no_variables(folder, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from training.report.evaluation import Answers
+from training.report.names import breakable
 
 MOST_IN_TABLE = 24  # classes; the matrix of more is a picture, without names
 BARS_AT_EACH_END = 12  # of more classes, the worst and the best
@@ -85,9 +86,9 @@ def pairs(matrix: np.ndarray, classes: list[str]) -> str:
 
 
 def _bar(name: str, right: int, of: int) -> str:
-    percent = 100 * right / of
+    percent, text = 100 * right / of, escape(name, quote=True)
     return (
-        f'<li><span class="name">{escape(name)}</span><span class="track">'
+        f'<li><span class="name" title="{text}">{breakable(name)}</span><span class="track">'
         f'<span style="width:{percent:.1f}%"></span></span>'
         f"<small>{percent:.0f} % of {of}</small></li>"
     )

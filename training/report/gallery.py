@@ -11,9 +11,13 @@ import torch
 from pipeline import Manifest
 from training.features import Features
 from training.protocols import nearest
+from training.report.names import breakable
 from training.report.pictures import Pictures, spread
 
 QUERIES, NEIGHBOURS = 12, 5
+STAND_STILL = (
+    '<input type="checkbox" id="still"><label for="still">Let the pictures stand still</label>'
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Searched:
 def gallery(
     encoders: Sequence[Searched], *, train: Manifest, test: Manifest, pictures: Pictures
 ) -> str:
-    """HTML: one figure for each query, in it one row of neighbours for each encoder."""
+    """HTML: one figure for each query, in it one row of neighbours for each encoder; and a box to
+    let the pictures stand still.
+    """
     shared = [set(encoder.test.index.tolist()) for encoder in encoders]
     queries = spread(encoders[0].test, set.intersection(*shared), QUERIES)
     found = [neighbours(encoder, queries) for encoder in encoders]
@@ -39,7 +45,7 @@ def gallery(
             for encoder, one in zip(encoders, found, strict=True)
         ]
         figures.append(_figure(test, query, rows, pictures))
-    return "\n".join(figures)
+    return f'{STAND_STILL}<div class="gallery">{"".join(figures)}</div>'
 
 
 def neighbours(encoder: Searched, queries: list[int]) -> list[list[int]]:
@@ -71,7 +77,7 @@ def _neighbour(train: Manifest, row: int, label: int, pictures: Pictures) -> str
     text = escape(name, quote=True)
     return (
         f'<li class="{kind}">{picture}<b aria-hidden="true">{sign}</b>'
-        f'<span class="name" title="{text}">{text}</span></li>'
+        f'<span class="name" title="{text}">{breakable(name)}</span></li>'
     )
 
 
@@ -80,6 +86,6 @@ def _figure(test: Manifest, query: int, rows: list[str], pictures: Pictures) -> 
     picture = pictures(test, query, alt=f"query: test video of {name}")
     content = "".join(rows)
     return (
-        f"<figure><figcaption>{picture}<h3>{escape(name)}</h3><p>test video</p></figcaption>"
+        f"<figure><figcaption>{picture}<h3>{breakable(name)}</h3><p>test video</p></figcaption>"
         f'<div class="answers">{content}</div></figure>'
     )

@@ -9,10 +9,11 @@ from string import Template
 
 from pipeline.whole import whole_file
 from training.report import classes, scatter
-from training.report.chart import chart, curves, small_chart
+from training.report.chart import Steps, chart, curves, small_chart, steps_of
 from training.report.evaluation import Evaluation, best, place_of
-from training.report.facts import duration, recipe_facts, times
+from training.report.facts import recipe_facts, times
 from training.report.gallery import Searched, gallery
+from training.report.headline import lead, summary, title
 from training.report.pictures import Pictures
 from training.report.run import Run, read_run
 from training.report.tables import tables
@@ -44,6 +45,7 @@ def write_report(
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title(own)),
         lead=lead(own, evaluations),
+        summary=summary(own),
         sections="\n".join(sections(own, evaluations, manifests, dict(seconds))),
         environment=_environment(own.environment),
     )
@@ -57,7 +59,7 @@ def sections(
 ) -> Iterator[str]:
     """HTML of every section that there is something for."""
     if evaluations:
-        yield _section("Results", tables(evaluations))
+        yield _section("Results", tables(evaluations, run))
     yield _section("Training", charts(run))
     recipe, spent = _definitions(recipe_facts(run)), _definitions(times(run, seconds))
     both = _section("Recipe", f"<dl>{recipe}</dl>") + _section("Time", f"<dl>{spent}</dl>")
@@ -68,63 +70,49 @@ def sections(
         yield _section("Videos that did not decode", listed)
 
 
-def title(run: Run) -> str:
-    videos = f" on {len(run.train):,} videos" if run.train else ""
-    return f"{run.recipe.method.name} pretrained{videos}"
-
-
-def lead(run: Run, evaluations: Sequence[Evaluation]) -> str:
-    """The result in one or two sentences for a reader who knows none of the terms; of a run that
-    was not evaluated, how far it is.
-    """
-    retrieval = [one for one in evaluations if "retrieval" in one.results]
-    if not retrieval:
-        return progress(run)
-    own = best(retrieval)
-    share = _recall(own)
-    text = (
-        f"For <strong>{share:.1f} %</strong> of the test videos, the nearest training video shows "
-        "the same action"
-    )
-    others = [one for one in retrieval if one is not own and one.is_baseline]
-    if not others:
-        chance = 100 * own.results["retrieval"]["chance"]["R@1"]
-        return f"{text}; by chance it would be {chance:.1f} %."
-    other = max(others, key=_recall)
-    points = f"{share - _recall(other):+.1f}".replace("-", "−")
-    which = "The better baseline" if len(others) > 1 else "The baseline"
-    return (
-        f"{text}. {which}, {escape(other.name)}, reaches {_recall(other):.1f} %: "
-        f"<strong>{points} points</strong>."
-    )
-
-
-def progress(run: Run) -> str:
-    """How far the run is."""
-    if not run.metrics:
-        return "No step is done yet."
-    last = run.schedule[-1].last_step if run.schedule else 0
-    of = f" of {last:,}" if last else ""
-    spent = f", {duration(run.seconds)} so far" if run.times else ""
-    stage = escape(run.metrics[-1]["stage"])
-    return f"Step <strong>{run.step:,}</strong>{of}, in stage {stage}{spent}."
-
-
 def charts(run: Run) -> str:
-    """The loss; and smaller the parts of it, retrieval while training, and the pace."""
+    """The loss; and smaller the parts of it, retrieval while training, and the pace. All have the
+    steps of the run on their horizontal axes.
+    """
     if not run.metrics:
         return '<p class="note">No step is done yet.</p>'
-    names = sorted({name for entry in run.metrics for name in entry if name.startswith("loss_")})
-    small = [(name.replace("_", " "), run.series(name)) for name in names]
+    loss = curves(run.series("loss"))
+    steps = steps_of(loss)
+    names = sorted({name for entry in run.metrics for name in entry} - {"step", "stage", "loss"})
+    parts = [name for name in names if name.startswith("loss_")]
+    small = [(name.replace("_", " "), run.series(name)) for name in parts]
     small += [(label, _per_cent(run.series(name))) for name, label in RETRIEVAL.items()]
     small.append(("clips a second", run.series("clips_per_second")))
     small.append(("data wait, % of a step", _waits(run)))
-    drawn = "".join(small_chart(curves(points), name=label) for label, points in small if points)
+    others = [name for name in names if name not in {*parts, *RETRIEVAL}]
+    more = [(name.replace("_", " "), run.series(name)) for name in others]
     return (
-        chart(curves(run.series("loss")), name="loss")
-        + f'<div class="charts">{drawn}</div><p class="note">Thin: each step. Bold: moving mean. '
-        "Points: every measurement. A dashed line marks the start of a stage.</p>"
+        chart(loss, name="loss", steps=steps)
+        + _small_charts(small, steps)
+        + f'<p class="note">{_how_to_read(run, steps)}</p>'
+        + (f"<details><summary>All other figures</summary>{_small_charts(more, steps)}</details>"
+           if more else "")
+    )  # fmt: skip
+
+
+def _small_charts(named: Sequence[tuple[str, list]], steps: Steps) -> str:
+    drawn = "".join(
+        small_chart(curves(points), name=label, steps=steps) for label, points in named if points
     )
+    return f'<div class="charts">{drawn}</div>'
+
+
+def _how_to_read(run: Run, steps: Steps) -> str:
+    sentences = [
+        "Thin: each step. Bold: moving mean. Points: every measurement.",
+        "What is beyond the scale runs along its edge.",
+    ]
+    if len(steps.stages) > 1:
+        stages = ", ".join(f"{n} {name}" for n, (name, _) in enumerate(steps.stages, 1))
+        sentences.append(f"A dashed line marks the start of a stage: {escape(stages)}.")
+    if any(run.series(name) for name in RETRIEVAL):
+        sentences.append("The clips a second are fewer in a step that retrieval is measured after.")
+    return " ".join(sentences)
 
 
 def damaged(run: Run, evaluations: Sequence[Evaluation]) -> str:
@@ -157,7 +145,8 @@ def _of_videos(
     """What needs answers and features, and pictures where the videos are still there."""
     own, pictures = best(evaluations), Pictures(run.recipe.clip)
     if own.answers:
-        how = escape(f"Answers of {own.name}, by {own.answers.how}.")
+        first = ", on the first of the splits" if own.details != own.folder else ""
+        how = escape(f"Answers of {own.name}, by {own.answers.how}{first}.")
         yield _section("Classes", f'<p class="note">{how}</p>{classes.section(own.answers)}')
     folders = [*manifests, Path(run.recipe.data.train).parent]
     train, test = (own.manifest(part, folders) for part in ("train", "test"))
@@ -169,7 +158,7 @@ def _of_videos(
     encoders = _searched(own, evaluations)
     if train is not None and encoders:
         figures = gallery(encoders, train=train, test=test, pictures=pictures)
-        yield _section("Nearest videos", f'{GALLERY_NOTE}<div class="gallery">{figures}</div>')
+        yield _section("Nearest videos", f"{GALLERY_NOTE}{figures}")
 
 
 def _searched(own: Evaluation, evaluations: Sequence[Evaluation]) -> list[Searched]:

@@ -32,7 +32,7 @@ def spread(features: Features, allowed: set[int], number: int) -> list[int]:
 
 
 class Pictures:
-    """<picture> elements with the central clip of a video: moving, and still where asked for."""
+    """The central clip of a video: moving, and its middle frame for where it should stand still."""
 
     def __init__(self, clip: ClipConfig):
         # As much time as a clip of the recipe, in as many frames as the page can afford.
@@ -50,9 +50,11 @@ class Pictures:
         moving = _webp(frames, milliseconds=round(1000 * self.clip.stride / float(video.fps or 25)))
         still = _webp(frames[len(frames) // 2 :][:1], milliseconds=0)
         size = f'width="{PICTURE_SIZE}" height="{PICTURE_SIZE}"'
+        rest = f'{size} alt="{escape(alt, quote=True)}" loading="lazy"'
+        # The page shows one of them: by prefers-reduced-motion, or as its reader asks.
         return (
-            f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-            f'<img src="{moving}" {size} alt="{escape(alt, quote=True)}" loading="lazy"></picture>'
+            f'<span class="picture"><img class="moving" src="{moving}" {rest}>'
+            f'<img class="still" src="{still}" {rest}></span>'
         )
 
     def still(self, manifest: Manifest, row: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from pipeline import DataError, Manifest
 from pipeline.quarantine import Quarantine
 from training import config, stages, step_lines
 from training.errors import ConfigError
+from training.report.known import data_set, title
 from training.timing import TIMING
 
 
@@ -41,18 +43,53 @@ class Run:
         return self.metrics[-1]["step"] if self.metrics else 0
 
     @property
+    def is_done(self) -> bool:
+        """Whether its last step is; no, where the number of steps is not known."""
+        return bool(self.schedule) and self.step >= self.schedule[-1].last_step
+
+    @property
+    def lost(self) -> int:
+        """The first step with a figure that is not finite; 0 where there is none."""
+        wrong = (
+            entry["step"]
+            for entry in self.metrics
+            if not all(math.isfinite(v) for v in entry.values() if isinstance(v, float))
+        )
+        return next(wrong, 0)
+
+    @cached_property
+    def data_set(self) -> str:
+        """The name of the training videos' data set, where it is one that is known."""
+        key = data_set(self.train.classes) if self.train else ""
+        return title(key) if key else ""
+
+    @property
+    def described_data(self) -> str:
+        """The data set's name, else how many videos; empty where they are not here now."""
+        return self.data_set or (f"{len(self.train):,} other videos" if self.train else "")
+
+    @property
     def seconds(self) -> float:
         """Time of all steps, over all attempts."""
         return sum(entry["seconds"] for entry in self.times)
 
-    @property
-    def clips(self) -> int:
-        """Clips that the network has seen."""
-        return round(sum(entry["seconds"] * entry["clips_per_second"] for entry in self.times))
+    @cached_property
+    def clips(self) -> dict[str, int]:
+        """Clips that the network has seen, by stage; of runs that were timed."""
+        seen: dict[str, float] = {}
+        stage = self._stage_of_step
+        for entry in self.times:
+            if (name := stage.get(entry["step"])) is not None:
+                seen[name] = seen.get(name, 0.0) + entry["seconds"] * entry["clips_per_second"]
+        return {name: round(clips) for name, clips in seen.items()}
+
+    @cached_property
+    def _stage_of_step(self) -> dict[int, str]:
+        return {entry["step"]: entry["stage"] for entry in self.metrics}
 
     def series(self, name: str) -> list[tuple[str, int, float]]:
         """(stage, step, value) of every step that has the figure `name`."""
-        stage = {entry["step"]: entry["stage"] for entry in self.metrics}
+        stage = self._stage_of_step
         entries = self.times if self.times and name in self.times[0] else self.metrics
         return [
             (stage[entry["step"]], entry["step"], entry[name])

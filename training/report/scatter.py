@@ -1,4 +1,8 @@
-"""The test videos' features in two dimensions, a thumbnail under the pointer; no script."""
+"""The test videos' features in two dimensions, a thumbnail under the pointer; no script.
+
+Each dot is a radio button: one is reached by the tabulator key, all others by the arrows, and on a
+touch screen by a tap.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,7 @@ def section(test: Features, manifest: Manifest, pictures: Pictures) -> str:
     place = {int(row): n for n, row in enumerate(test.index)}
     feature = test.feature[[place[row] for row in rows]]
     position, share = pca(feature)
-    titles = [f"PCA, {100 * share:.0f} % of the variance"]
-    maps = [_map(position, titles[0], rows, manifest)]
+    maps = [_map(position, f"PCA, {100 * share:.0f} % of the variance", rows, manifest)]
     if (embedded := tsne(feature)) is not None:
         maps.append(_map(embedded, "t-SNE", rows, manifest))
     return (
@@ -72,22 +75,25 @@ def hue(label: int) -> int:
 def _map(position: Tensor, title: str, rows: Sequence[int], manifest: Manifest) -> str:
     low, high = position.min(0).values, position.max(0).values
     scaled = ROOM + (100 - 2 * ROOM) * (position - low) / (high - low).clamp_min(1e-12)
+    group = title.split(",")[0]
     dots = "".join(
-        _dot(number, float(x), 100 - float(y), manifest[row].label, manifest)
+        _dot(group, number, float(x), 100 - float(y), manifest, row)
         for number, (row, (x, y)) in enumerate(zip(rows, scaled.tolist(), strict=True))
     )
     label = escape(f"{title} of the features of {len(rows)} test videos, coloured by class")
     return (
         f'<figure class="projection"><figcaption>{escape(title)}</figcaption>'
-        f'<div class="map" role="img" aria-label="{label}">{dots}</div></figure>'
+        f'<div class="map" role="radiogroup" aria-label="{label}">{dots}</div></figure>'
     )
 
 
-def _dot(number: int, x: float, y: float, label: int, manifest: Manifest) -> str:
-    name = escape(manifest.classes[label], quote=True)
+def _dot(group: str, number: int, x: float, y: float, manifest: Manifest, row: int) -> str:
+    video = manifest[row]
+    name = escape(f"{manifest.classes[video.label]} · {video.key}", quote=True)
     low = " low" if y > 50 else ""
-    where = f"--x:{x:.1f};--y:{y:.1f};--hue:{hue(label)}"
-    return f'<span class="dot v{number}{low}" style="{where}" data-name="{name}"></span>'
+    where = f"--x:{x:.1f};--y:{y:.1f};--hue:{hue(video.label)}"
+    button = f'<input type="radio" name="{group}" aria-label="{name}">'
+    return f'<label class="dot v{number}{low}" style="{where}" data-name="{name}">{button}</label>'
 
 
 def _thumbnails(rows: Sequence[int], manifest: Manifest, pictures: Pictures) -> str:
@@ -99,7 +105,7 @@ def _thumbnails(rows: Sequence[int], manifest: Manifest, pictures: Pictures) -> 
 def _legend(manifest: Manifest, rows: Sequence[int]) -> str:
     labels = sorted({manifest[row].label for row in rows})
     if len(labels) > MOST_IN_LEGEND:
-        return f'<p class="note">{len(labels)} classes, a hue each.</p>'
+        return f'<p class="note">{len(labels)} classes, a hue each: a dot tells its own.</p>'
     items = "".join(
         f'<li style="--hue:{hue(label)}">{escape(manifest.classes[label])}</li>' for label in labels
     )

@@ -12,7 +12,10 @@ from training.protocols import MEASURES
 from training.protocols.compare import protocol_of
 from training.protocols.record import INTERVALS
 from training.report.evaluation import Evaluation, best
-from training.report.published import Published, data_set, published, title
+from training.report.known import data_set, title
+from training.report.published import Published, by_nearness, described, published
+from training.report.run import Run
+from training.report.setting import Setting, setting_of
 
 TITLES = {
     "retrieval": "Retrieval",
@@ -33,21 +36,27 @@ EXPLAINED = {
 Result = dict[str, Any]
 
 
-def tables(evaluations: Sequence[Evaluation]) -> str:
-    """Every protocol that was measured: a heading, a table and a note."""
-    own = best(evaluations)
+def tables(evaluations: Sequence[Evaluation], run: Run | None = None) -> str:
+    """Every protocol that was measured: a heading, a table and a note. run: whose encoder it was,
+    for what it was trained on.
+    """
     parts = []
     for protocol in MEASURES:
         rows = [one for one in evaluations if protocol in one.results]
         if not rows:
             continue
-        parts.append(f"<h3>{TITLES[protocol]}</h3>" + _scrolled(table(protocol, rows, own)))
-        parts.append(f'<p class="note">{note(protocol, rows)}</p>')
+        own = best(rows)
+        setting = setting_of(own, protocol, run)
+        content = table(protocol, rows, own, setting)
+        parts.append(f"<h3>{TITLES[protocol]}</h3>" + _scrolled(content, TITLES[protocol]))
+        parts.append(f'<p class="note">{note(protocol, rows, setting)}</p>')
     return "\n".join(parts)
 
 
-def table(protocol: str, rows: Sequence[Evaluation], own: Evaluation) -> str:
-    """Encoders, then chance, then what others have published."""
+def table(protocol: str, rows: Sequence[Evaluation], own: Evaluation, setting: Setting) -> str:
+    """Encoders, then chance, then what others have published: those first whose setting is nearest
+    to that of `own`, and of each in what it is another.
+    """
     results = [one.results[protocol] for one in rows]
     columns = list(dict.fromkeys(name for result in results for name in result["chance"]))
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
@@ -58,15 +67,17 @@ def table(protocol: str, rows: Sequence[Evaluation], own: Evaluation) -> str:
         lines.append(f'<tr{kind}><th scope="row">{_named(one)}</th>{cells}</tr>')
     chance = "".join(_share(results[0]["chance"].get(name)) for name in columns)
     lines.append(f'<tr class="chance"><th scope="row">chance</th>{chance}</tr>')
-    others = published(protocol, data_set(rows[0].classes))
-    lines += [_published_row(row, columns) for row in others]
+    others = by_nearness(published(protocol, data_set(rows[0].classes)), setting)
+    lines += [_published_rows(row, columns, setting) for row in others]
     return "".join([*lines, "</tbody>"])
 
 
-def note(protocol: str, rows: Sequence[Evaluation]) -> str:
+def note(protocol: str, rows: Sequence[Evaluation], setting: Setting) -> str:
     """How to read the table, of how many videos it is, and what makes rows differ."""
     result = rows[0].results[protocol]
-    sentences = [EXPLAINED[protocol], f"{len(rows[0].classes)} classes, {_counts(result)}."]
+    number = len(rows[0].classes)
+    classes = f"{number} classes" if number > 1 else "1 class"
+    sentences = [EXPLAINED[protocol], f"{classes}, {_counts(result)}."]
     if INTERVALS in result:
         sentences.append("Small: the 95 % interval of the share.")
     others = [one.results[protocol] for one in rows[1:]]
@@ -76,8 +87,8 @@ def note(protocol: str, rows: Sequence[Evaluation]) -> str:
     if key := data_set(rows[0].classes):
         if published(protocol, key):
             sentences.append(
-                f"In italics: published for {title(key)} under this protocol. Clips, crops, splits "
-                "and training data are those of the authors and may differ from the rows above."
+                f"In italics: published for {title(key)} under this protocol, those first whose "
+                f"network, data and views are nearest. Here: {described(setting)}."
             )
         else:
             sentences.append(f"No published number of this protocol on {title(key)} is known here.")
@@ -103,7 +114,8 @@ def _listed(one: Any) -> list:
 
 def _named(one: Evaluation) -> str:
     """The row's name, and which checkpoint it is."""
-    file = "" if one.is_baseline else f"<small>{escape(Path(one.checkpoint).name)}</small>"
+    names = " + ".join(Path(name).name for name in one.checkpoint.split(" + "))
+    file = "" if one.is_baseline else f"<small>{escape(names)}</small>"
     return f"{escape(one.name)}{file}"
 
 
@@ -123,21 +135,19 @@ def _share(share: float | None, small: str = "") -> str:
     return f'<td><span class="bar" style="width:{percent}%"></span>{percent} %{more}</td>'
 
 
-def _published_row(row: Published, columns: Sequence[str]) -> str:
-    """The source stands under the columns that the row has nothing for."""
-    filled = [n for n, name in enumerate(columns) if name in row.values]
-    known = columns[: filled[-1] + 1] if filled else []
-    cells = "".join(
-        _share(row.values[name] / 100 if name in row.values else None) for name in known
+def _published_rows(row: Published, columns: Sequence[str], own: Setting) -> str:
+    """The figures, and under them what they were measured with, in what it differs, and who says
+    so.
+    """
+    values = (row.values.get(name) for name in columns)
+    cells = "".join(_share(value if value is None else value / 100) for value in values)
+    said = escape(f"{row.described}. {row.beside(own)} Source: {row.source}.")
+    return (
+        f'<tr class="published"><th scope="row">{escape(row.method)}</th>{cells}</tr>'
+        f'<tr class="said"><td colspan="{len(columns) + 1}"><span>{said}</span></td></tr>'
     )
-    source = escape(f"Source: {row.source}")
-    what = f"{escape(row.what)}. {source}" if len(known) == len(columns) else escape(row.what)
-    if left := len(columns) - len(known):
-        cells += f'<td class="source" colspan="{left}"><span>{source}</span></td>'
-    named = f"{escape(row.method)}<small>{what}</small>"
-    return f'<tr class="published"><th scope="row">{named}</th>{cells}</tr>'
 
 
-def _scrolled(content: str) -> str:
-    where = 'class="scroll" tabindex="0" role="region" aria-label="Results"'
+def _scrolled(content: str, name: str) -> str:
+    where = f'class="scroll" tabindex="0" role="region" aria-label="{name}"'
     return f'<div {where}><table class="results">{content}</table></div>'
