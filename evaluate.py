@@ -28,6 +28,7 @@ from training.protocols import MEASURES, compare, export, fuse, inputs, record, 
 from training.protocols.job import Job
 from training.protocols.record import read_content
 from training.protocols.views import check as check_views
+from training.protocols.views import check_clips
 
 EXPORT, FUSE = "features", "fuse"
 OPTIONS = {**{name: module.Options for name, module in MEASURES.items()}, EXPORT: export.Options}
@@ -128,6 +129,8 @@ def run_export(args: argparse.Namespace) -> int:
     source, options = prepared(args, EXPORT)
     paths = zip(("train", "test"), (args.train, args.test), args.split, strict=True)
     sets = {part: read(path[0], split) for part, path, split in paths if path}
+    for manifest in sets.values():
+        export.check(options, manifest)
     with distributed.joined(source.recipe.run.device) as process:
         job = Job(EXPORT, source, options, sets, Path(args.output), process)
         job.check_flow()
@@ -170,12 +173,15 @@ def prepared(args: argparse.Namespace, protocol: str, more: tuple[str, ...] = ()
     """The source of the weights with its recipe, and the options of the protocol."""
     preset, changes = inputs.read_preset(args.preset, protocol)
     own = [text for text in args.overrides if text.startswith("eval.")]
+    given = config.read_overrides(own).get("eval", {})
     options = config.group(
         "eval", OPTIONS[protocol],
         (preset, str(args.preset)),
         ({"clips": args.clips} if args.clips else {}, "--clips"),
-        (config.read_overrides(own).get("eval", {}), "the command line"),
+        (given, "the command line"),
     )  # fmt: skip
+    if args.clips or "clips" in given:
+        check_clips(options, "--clips" if args.clips else "eval.clips", _sets(args))
     check_views(options)
     others = [text for text in args.overrides if text not in own]
     source = inputs.load_source(args.checkpoint, args.recipe, [*changes, *others, *more])
@@ -240,6 +246,11 @@ def _wrong(args: argparse.Namespace) -> str:
     if several and not args.results:
         return "--train and --test go together, once for each split; features and fuse take one"
     return ""
+
+
+def _sets(args: argparse.Namespace) -> list[str]:
+    """The sets that are named."""
+    return [part for part in ("train", "test") if getattr(args, part)]
 
 
 def _beside_results(args: argparse.Namespace) -> str:

@@ -110,3 +110,19 @@ def whole(tiny_data, tmp_path_factory) -> Path:
     record = faults.Record(folder / "samples")
     runs.finished(*runs.smoke(tiny_data, folder), faults=[record])
     return folder
+
+
+@pytest.fixture
+def measured(tiny_data, tmp_path):
+    """Runs a protocol on the tiny videos; returns its folder."""
+    # Imported here: most tests evaluate nothing.
+    import evaluate
+    from tests.test_evaluate import arguments
+
+    def measure(protocol: str, *more: str, folder: str = "out", **named) -> Path:
+        output = tmp_path / folder
+        args = arguments(tiny_data, tiny_data, output, *more, protocol=protocol, **named)
+        assert evaluate.main(args) == 0
+        return output
+
+    return measure

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which tests may kill, stop, starve and watch.
+"""Programs in processes of their own, trainings above all, which tests may kill, stop and watch.
 
 The processes fork from a server that has imported torch, DALI and train.py once, so a real
 process that can really be killed costs some ten milliseconds.
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -37,15 +38,23 @@ LIMIT_SECONDS = 240.0  # of one training: only to end a test that hangs
 
 
 class Run:
-    """train.py with `args`, started at once; `faults` are called in the process before it."""
+    """train.py, or another program, with `args`, started at once; `faults` are called in the
+    process before it.
+    """
 
-    def __init__(self, *args: object, faults: Sequence[Fault] = (), env: Mapping[str, str] = {}):
+    def __init__(
+        self,
+        *args: object,
+        program: str = "train",
+        faults: Sequence[Fault] = (),
+        env: Mapping[str, str] = {},
+    ):
         handle, name = tempfile.mkstemp(prefix="kinema-test-", suffix=".log")
         os.close(handle)
         self._log = Path(name)
         #: Exit code, or minus the number of the signal that ended the process; None: it runs.
         self.code: int | None = None
-        self.pid: int = _server().ask([str(arg) for arg in args], tuple(faults), dict(env), name)
+        self.pid: int = _server().ask([program, *map(str, args)], tuple(faults), dict(env), name)
 
     def wait(self) -> Run:
         end = time.monotonic() + LIMIT_SECONDS
@@ -116,7 +125,8 @@ def _server() -> Server:
 def serve(number: int) -> None:
     """Start trainings and say how they ended, until the tests close the connection.
 
-    (args, faults, env, log) is answered by a process id, (process id,) by its exit code or None.
+    (program and args, faults, env, log) is answered by a process id, (process id,) by its exit
+    code or None.
     """
     connection = Connection(number)
     while True:
@@ -135,31 +145,36 @@ def serve(number: int) -> None:
 
 
 def _main(args: list[str], faults: tuple[Fault, ...], env: dict[str, str], log: str) -> None:
-    """Become the training: a process as any other, with its own end."""
+    """Become the program: a process as any other, with its own end."""
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.argv = ["train.py", *args]
+    program, *args = args
+    sys.argv = [f"{program}.py", *args]
     os.environ.update(env)
     for fault in faults:
         fault()
-    sys.exit(train.main(args))
+    sys.exit(import_module(program).main(args))
 
 
-def run(*args: object, faults: Sequence[Fault] = (), env: Mapping[str, str] = {}) -> Run:
+def run(*args: object, **named) -> Run:
     """A training, waited for."""
-    return Run(*args, faults=faults, env=env).wait()
+    return Run(*args, **named).wait()
 
 
-def finished(*args: object, faults: Sequence[Fault] = ()) -> Run:
+def finished(*args: object, **named) -> Run:
     """A training that must end well."""
-    done = run(*args, faults=faults)
+    done = run(*args, **named)
     assert done.code == 0, done.output
     return done
 
 
 def run_ranks(
-    *args: object, world: int = 2, own: Sequence[Sequence[str]] = (), faults: Sequence[Fault] = ()
+    *args: object,
+    world: int = 2,
+    own: Sequence[Sequence[str]] = (),
+    program: str = "train",
+    faults: Sequence[Fault] = (),
 ) -> list[Run]:
     """One training in `world` processes over gloo. own: arguments of each rank besides `args`."""
     with socket.socket() as probe:
@@ -170,6 +185,7 @@ def run_ranks(
         Run(
             *args,
             *(own[rank] if own else ()),
+            program=program,
             faults=faults,
             env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )

@@ -1,27 +1,30 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
 import evaluate
 from pipeline.manifest import Manifest, write_manifest
+from tests import runs
 from tests.conftest import make_data_set
-from training import features
+from training import config, features
 from training.checkpoint import files
-from training.protocols import inputs, job
+from training.distributed import Process
+from training.protocols import inputs, job, origin
 
 ROOT = Path(evaluate.__file__).parent
 SMALL = str(ROOT / "tests" / "fixtures" / "small.yaml")
 
 
-def arguments(train, test, output, *more, protocol="retrieval", source="pixels"):
+def arguments(train, test, output, *more, protocol="retrieval", source="pixels", clips=2):
     recipe = ["--recipe", SMALL] if source in inputs.BASELINES else []
     command = [protocol, "--checkpoint", source, *recipe, "--train", train, "--test", test]
-    command += ["--allow-overlap", "-o", output, "--clips", "2"]
+    command += ["--allow-overlap", "-o", output, *(["--clips", clips] if clips else [])]
+    # A checkpoint's recipe has worker processes; the features are the same without.
+    command += [] if source in inputs.BASELINES else ["data.workers=0"]
     return [str(part) for part in [*command, *more]]
 
 
@@ -48,15 +51,14 @@ def refused(capsys, args: list[str], code: int) -> str:
 
 @pytest.mark.parametrize("source", ["random", "checkpoint"])
 def test_the_command(source, request, tiny_data, tmp_path, capsys):
-    """As a user runs it, once by a process of its own: denominators, classes, protocol and hash are
+    """Once by a process of its own: denominators, classes, protocol and hash are
     in the file.
     """
     path = str(request.getfixturevalue("checkpoint")) if source == "checkpoint" else source
     args = arguments(tiny_data, tiny_data, tmp_path, source=path)
     if source == "checkpoint":
-        command = [sys.executable, "evaluate.py", *args]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-        code, told = done.returncode, done.stdout
+        done = runs.run(*args, program="evaluate")
+        code, told = done.code, done.output
     else:
         code, told = evaluate.main(args), capsys.readouterr().out
     assert code == 0, told
@@ -67,8 +69,8 @@ def test_the_command(source, request, tiny_data, tmp_path, capsys):
     assert content["protocol"] == "retrieval"
     assert content["classes"] == ["even", "odd"]
     assert content["views"] == {
-        "frames": 4, "stride": 2, "size": 16, "crop": "central square", "eval_scale": 1.0,
-        "stream": "rgb",
+        "frames": 4, "stride": 2, "size": 16, "crops": 1, "crop": "central square",
+        "mean_of": "features", "eval_scale": 1.0, "stream": "rgb",
     }  # fmt: skip
     for part in ("train", "test"):
         assert content[part] == {
@@ -89,17 +91,13 @@ def test_the_command(source, request, tiny_data, tmp_path, capsys):
 
 
 def test_the_same_again_is_the_same(checkpoint, tiny_data, tmp_path):
-    seen = []
-    for protocol in ("retrieval", "linear"):
-        for folder in ("a", "b", "b"):  # afresh, afresh, from the features kept
-            args = arguments(
-                tiny_data, tiny_data, tmp_path / folder, protocol=protocol, source=str(checkpoint)
-            )
-            assert evaluate.main(args) == 0
-            seen.append(result(tmp_path / folder, protocol)["result"])
-    assert seen[0] == seen[1] == seen[2] and seen[3] == seen[4] == seen[5]
-    assert list(seen[0]) == ["R@1", "R@5", "R@10"]
-    assert list(seen[3]) == ["top-1", "weight_decay"]
+    seen, source = [], str(checkpoint)
+    for folder in ("a", "b", "b"):  # afresh, afresh, from the features kept
+        args = arguments(tiny_data, tiny_data, tmp_path / folder, protocol="linear", source=source)
+        assert evaluate.main(args) == 0
+        seen.append(result(tmp_path / folder, "linear"))
+    assert seen[0] == seen[1] == seen[2]
+    assert list(seen[0]["result"]) == ["top-1", "weight_decay"]
 
 
 def test_features_of_a_checkpoint_are_those_of_its_own_weights(checkpoint, tiny_data, tmp_path):
@@ -185,6 +183,26 @@ def test_features_are_made_anew_when_they_would_differ(change, extractions, tiny
     assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
     assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path, *change)) == 0
     assert len(extractions) == 4
+
+
+@pytest.mark.parametrize("what", ["libraries", "decoder", "device", "precision"])
+def test_features_made_with_something_else_are_made_anew(
+    what, extractions, tiny_data, tmp_path, monkeypatch
+):
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
+    now = job.made_with
+    monkeypatch.setattr(job, "made_with", lambda *of: {**now(*of), what: "another"})
+    assert evaluate.main(arguments(tiny_data, tiny_data, tmp_path)) == 0
+    assert len(extractions) == 4
+
+
+def test_what_features_are_made_with(tiny_data):
+    recipe, alone = config.load(SMALL, []), Process(0, 1, torch.device("cpu"))
+    found = origin.made_with(Manifest.read(tiny_data), recipe, alone)
+    assert found["libraries"]["av"] == av.__version__
+    assert found["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert any(name.startswith("opencv") for name in found["libraries"])
+    assert (found["decoder"], found["device"]) == ("ffmpeg", "cpu")
 
 
 def test_a_damaged_file_of_features_is_made_anew(extractions, tiny_data, tmp_path, capsys):

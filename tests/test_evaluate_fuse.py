@@ -181,8 +181,33 @@ def test_both_streams_of_one_checkpoint(two_streams, tiny_data, tmp_path):
     ]
     assert not torch.allclose(*own, atol=1e-2)
     assert flow["test"]["sampling"] == "windows" and both["test"]["evaluated"] == 10
+    assert (both["test"]["sampling"], both["test"]["step"]) == ("windows", flow["test"]["step"])
+    assert (both["train"]["sampling"], both["train"]["clips"]) == ("uniform", 2)
     paths = [str(tmp_path / name / "retrieval.json") for name in ("rgb", "flow")]
     assert evaluate.main(["--compare", *paths]) == 0
+
+
+def test_both_streams_of_an_untrained_network(two_streams, tiny_data, tmp_path):
+    """As tools.methods joins them, for the row that learning is measured against."""
+    recipe, folders = two_streams.parents[1] / "vicc.yaml", []
+    for stream in ("rgb", "flow"):
+        folders.append(tmp_path / stream)
+        more = ["--recipe", recipe, f"method.stream={stream}", "flow.operator=dis"]
+        args = arguments(tiny_data, tiny_data, folders[-1], *more, source="random")
+        assert evaluate.main(args) == 0
+    assert evaluate.main(fused(folders, tmp_path / "both")) == 0
+    both = result(tmp_path / "both")
+    assert both["checkpoint"] == "random + random" and both["result"]["R@1"] == 1.0
+    assert [view["stream"] for view in both["views"]] == ["rgb", "flow"]
+
+
+def test_a_checkpoint_without_an_encoder(two_streams, tiny_data, tmp_path, capsys):
+    state = checkpoint.load(two_streams)
+    state.method = {name: t for name, t in state.method.items() if "backbone" not in name}
+    path = checkpoint.save(tmp_path, state, keep=1)
+    line = refused(capsys, arguments(tiny_data, tiny_data, tmp_path / "out", source=str(path)), 4)
+    assert line.startswith(f"error: the weights do not fit · {path} · ")
+    assert "Missing key(s)" in line and "backbone" in line
 
 
 def test_features_are_not_those_of_another_flow_operator(two_streams, tiny_data, tmp_path, capsys,

@@ -1,11 +1,10 @@
 """Every protocol as a user calls it, on videos of a second."""
 
-import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -15,7 +14,7 @@ from models import build_backbone
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
 from tests.conftest import damage
-from tests.test_evaluate import ROOT, SMALL, arguments, refused, result
+from tests.test_evaluate import ROOT, SMALL, arguments, result
 from tests.videos import write_video
 from training import config, features
 from training.protocols import MEASURES, inputs, linear
@@ -23,19 +22,6 @@ from training.protocols.retrieval import centered
 
 PRESETS = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
 SGD = ["eval.solver=sgd", "eval.batch_size=4", "eval.epochs=2"]
-
-
-@pytest.fixture
-def measured(tiny_data, tmp_path):
-    """Runs a protocol on the tiny videos; returns its folder."""
-
-    def measure(protocol: str, *more: str, folder: str = "out", source="pixels", code=0) -> Path:
-        output = tmp_path / folder
-        args = arguments(tiny_data, tiny_data, output, *more, protocol=protocol, source=source)
-        assert evaluate.main(args) == code
-        return output
-
-    return measure
 
 
 # What each protocol finds in copies of its own training videos
@@ -80,12 +66,13 @@ def test_the_same_commands_write_the_same_bytes(measured):
 def test_windows_and_random_clips(measured):
     """ViCC's: a random clip of a training video, the mean of the windows of a test video."""
     options = ["eval.train=random", "eval.test=windows", "eval.window_step=2", "run.seed=4"]
-    folder = measured("retrieval", *options, source="random")
+    folder = measured("retrieval", *options, source="random", clips=None)
     content = result(folder)
     assert content["train"]["sampling"] == "random" and content["train"]["seed"] == 4
     assert (content["test"]["sampling"], content["test"]["step"]) == ("windows", 2)
     means = features.read(folder / "features_test.npz")[1]
-    clips = measured("features", "eval.format=per_video", *options, source="random", folder="clips")
+    clips = measured("features", "eval.format=per_video", *options, source="random", clips=None,
+                     folder="clips")  # fmt: skip
     for row in range(10):
         own = np.load(clips / "test" / f"v{row}.npy")
         assert own.shape == ((12 + row - 7) // 2 + 1, 32)  # clips span 7 frames
@@ -141,6 +128,82 @@ def test_a_frozen_encoder_stays_as_it_is(measured, monkeypatch):
     assert right.mean() == content["result"]["top-1"]
 
 
+@pytest.mark.parametrize("mean_of", ["probabilities", "logits"])
+def test_all_views_are_averaged_as_asked(mean_of, measured, monkeypatch):
+    """Two clips of ten crops, of eight videos and of two: what the layer says of each is seen."""
+    said, original = [], linear.classifier
+
+    def watched(*args, **named):
+        head = original(*args, **named)
+        head.register_forward_hook(
+            lambda module, _, logits: None if module.training else said.append(logits)
+        )
+        return head
+
+    monkeypatch.setattr(linear, "classifier", watched)
+    options = [*SGD, f"eval.mean_of={mean_of}", "augment.eval_crops=10", "augment.eval_scale=0.5"]
+    folder = measured("linear", *options, "eval.optim.lr=5", source="random")
+    logits = torch.cat([torch.stack(said[:20]), torch.stack(said[20:])], dim=1)  # [20, 10, 2]
+    of_mean, mean = logits.mean(0).softmax(1), logits.softmax(2).mean(0)
+    assert not torch.allclose(of_mean, mean, atol=1e-4)
+    stored = np.load(folder / "linear_probabilities.npz")["probabilities"]
+    np.testing.assert_allclose(stored, of_mean if mean_of == "logits" else mean, atol=1e-6)
+    views = result(folder, "linear")["views"]
+    assert (views["crops"], views["mean_of"]) == (10, mean_of)
+    assert views["crop"] == "four corners and the centre, and their mirror images"
+
+
+def test_features_of_an_earlier_stage(measured):
+    """r3d_18 of width 4 has 8 channels after its second stage, and classifiers behind it learn."""
+    folder = measured("retrieval", "eval.layer=layer2", source="random")
+    assert features.read(folder / "features_test.npz")[1].feature.shape == (10, 8)
+    assert result(folder)["options"]["layer"] == "layer2"
+    first = features.read(folder / "features_test.npz")[1].feature
+    measured("retrieval", "eval.layer=layer1", source="random")
+    assert features.read(folder / "features_test.npz")[1].feature.shape == (10, 4)
+    measured("linear", *SGD, "eval.layer=layer2", source="random")
+    exported = measured("features", "eval.layer=layer2", "eval.l2=true", source="random",
+                        folder="exported")  # fmt: skip
+    np.testing.assert_array_equal(np.load(exported / "test.npz")["feature"], first)
+
+
+# Few labels
+
+
+def test_all_of_the_labels_are_no_few_ones(measured):
+    """With 100 per cent of the labels, by every solver, `semi` is the protocol that it is of."""
+    for solver, protocol in (("sgd", "linear"), ("finetune", "finetune")):
+        fit = [*SGD[1:], "eval.optim.weight_decay=0"]
+        own = ["eval.solver=sgd"] if protocol == "linear" else []
+        folder = measured(protocol, *fit, *own, source="random")
+        measured("semi", *fit, f"eval.solver={solver}", "eval.per_cent=[100]", source="random")
+        by_name = {
+            name: features.read(folder / f"{name}_outputs.npz")[1].raw
+            for name in (protocol, "semi_100pct")
+        }
+        assert torch.equal(*by_name.values())
+        content = result(folder, "semi")
+        assert content["result"] == {
+            "top-1 of 100 %": result(folder, protocol)["result"]["top-1"]
+        }  # fmt: skip
+
+
+def test_videos_outside_the_list_are_not_looked_at(own_data, tiny_data, tmp_path):
+    args = arguments(own_data, tiny_data, tmp_path / "out", "eval.solver=finetune", *SGD[1:],
+                     "eval.per_cent=[40]", protocol="semi", source="random")  # fmt: skip
+    assert evaluate.main(args) == 0
+    kept = (tmp_path / "out" / "semi_40pct.txt").read_text().split()
+    assert len(kept) == 4
+    others = [n for n in range(10) if f"v{n}" not in kept]
+    damage(own_data, *others)
+    assert evaluate.main([*args, "-o", str(tmp_path / "again")]) == 0
+    assert result(tmp_path / "again", "semi")["train"]["failed"] == []
+    damage(own_data, int(kept[0][1:]))
+    assert evaluate.main([*args, "-o", str(tmp_path / "third")]) == 3
+    failed = result(tmp_path / "third", "semi")["train"]["failed"]
+    assert [entry["key"] for entry in failed] == kept[:1]
+
+
 def test_training_lists_the_videos_that_fail(own_data, tiny_data, tmp_path):
     (own_data.parent / "v3.mp4").write_bytes(b"no video at all")
     args = arguments(
@@ -187,6 +250,23 @@ def test_classes_that_differ_in_colour_are_learnt(protocol, colours, tmp_path):
     assert content["result"]["top-1"] == 1.0 and content["chance"]["top-1"] == 0.5
 
 
+@pytest.mark.parametrize("protocol", ["finetune", "semi"])
+def test_labels_that_nothing_tells_are_answered_by_chance(protocol, colours, tmp_path):
+    """Of either colour half of the videos have either label."""
+    paths = []
+    for path in colours:
+        rows = [replace(video, label=n // 2 % 2) for n, video in enumerate(Manifest.read(path))]
+        paths.append(path.with_name(f"shuffled_{path.name}"))
+        write_manifest(paths[-1], rows, classes=["yes", "no"], options={})
+    options = ["eval.batch_size=4", "eval.epochs=4", "eval.optim.lr=0.03"]
+    options += ["eval.solver=finetune", "eval.per_cent=[100]"] if protocol == "semi" else []
+    args = arguments(*paths, tmp_path / "out", *options, protocol=protocol, source="random")
+    assert evaluate.main(args) == 0
+    content = result(tmp_path / "out", protocol)
+    ((low, high),) = content["intervals_95"].values()
+    assert low <= 0.5 <= high and list(content["chance"].values()) == [0.5]
+
+
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_options_of_their_protocol(preset):
     protocol = yaml.safe_load(preset.read_text())["protocol"]
@@ -194,12 +274,14 @@ def test_presets_are_options_of_their_protocol(preset):
     typed = config.group("eval", MEASURES[protocol].Options, (options, str(preset)))
     assert typed != MEASURES[protocol].Options()
     recipe = config.load(SMALL, overrides)
-    assert recipe.clip.frames in (1, 32)
+    assert recipe.clip.frames in (1, 32) or preset.stem.startswith("demo_")
 
 
 def test_cvrls_preset_has_the_numbers_of_its_code():
     """methods.md 2.3."""
-    options, overrides = inputs.read_preset(str(PRESETS[0]), "linear")
+    options, overrides = inputs.read_preset(
+        str(ROOT / "configs" / "eval" / "cvrl_linear.yaml"), "linear"
+    )
     typed = config.group("eval", linear.Options, (options, "x"))
     recipe = config.load(SMALL, overrides)
     assert (typed.solver, typed.l2, typed.batch_norm) == ("sgd", True, False)
@@ -219,80 +301,7 @@ def test_the_command_line_is_over_the_preset(measured, tmp_path):
     folder = measured("knn", "--preset", str(preset), "eval.temperature=0.5")
     content = result(folder, "knn")
     assert content["options"] == {
-        "clips": 2, "train": "uniform", "test": "uniform", "window_step": 0, "size": 0, "k": 3,
-        "temperature": 0.5,
+        "clips": 2, "train": "uniform", "test": "uniform", "window_step": 0, "size": 0, "layer": "",
+        "k": 3, "temperature": 0.5,
     }  # fmt: skip
     assert content["views"]["stride"] == 1
-
-
-# Features for others
-
-
-@pytest.fixture(scope="module")
-def retrieved(tiny_data, tmp_path_factory) -> features.Features:
-    """Those of the test videos that a retrieval was measured with."""
-    folder = tmp_path_factory.mktemp("retrieved")
-    assert evaluate.main(arguments(tiny_data, tiny_data, folder, source="random")) == 0
-    return features.read(folder / "features_test.npz")[1]
-
-
-@pytest.mark.parametrize("kind", ["npz", "npy", "parquet"])
-def test_features_of_videos_are_those_that_are_measured(kind, retrieved, measured):
-    folder = measured("features", f"eval.format={kind}", source="random", folder="exported")
-    path = folder / f"test.{kind}"
-    if kind == "npz":
-        with np.load(path) as stored:
-            found, keys = stored["feature"], stored["key"].tolist()
-    elif kind == "npy":
-        found = np.load(path)
-        rows = list(csv.DictReader((folder / "test.csv").open()))
-        keys = [row["key"] for row in rows]
-    else:
-        table = pq.read_table(path)
-        found = np.array(table["feature"].to_pylist(), dtype=np.float32)
-        keys = table["key"].to_pylist()
-    assert keys == [f"v{n}" for n in range(10)]
-    np.testing.assert_allclose(found, retrieved.raw.numpy(), rtol=1e-6)
-
-
-def test_features_need_no_labels_and_one_set(tmp_path, own_data):
-    manifest = Manifest.read(own_data)
-    plain = own_data.with_name("plain.parquet")
-    rows = [vars_of(video) | {"label": -1} for video in manifest]
-    write_manifest(plain, [type(manifest[0])(**row) for row in rows], classes=[], options={})
-    command = ["features", "--checkpoint", "pixels", "--recipe", SMALL, "--test", str(plain)]
-    command += ["-o", str(tmp_path / "out"), "eval.of=clip", "--clips", "3"]
-    assert evaluate.main(command) == 0
-    with np.load(tmp_path / "out" / "test.npz") as stored:
-        assert stored["feature"].shape[0] == 30 and stored["row"].tolist()[:4] == [0, 0, 0, 1]
-        assert stored["start_frame"].tolist()[:3] == [0, 2, 5]  # 12 frames, clips span 7
-
-
-def vars_of(video) -> dict:
-    return {name: getattr(video, name) for name in type(video).__dataclass_fields__}
-
-
-def test_csvs_have_a_hundred_rows_and_the_meta_file_says_how_far_apart(measured):
-    folder = measured("features", "eval.format=csv", "eval.test=windows", source="random")
-    lines = (folder / "test" / "v9.csv").read_text().splitlines()
-    assert len(lines) == 101 and lines[0].startswith("f0,f1,") and lines[0].endswith(",f31")
-    table = np.loadtxt(folder / "test" / "v9.csv", delimiter=",", skiprows=1)
-    assert table.shape == (100, 32)
-    meta = json.loads((folder / "test_meta.json").read_text())
-    assert (meta["window_frames"], meta["window_step_frames"], meta["dim"]) == (7, 3, 32)
-    assert meta["videos"]["v9"] == {
-        "rows": 5, "frames": 21, "fps": 25.0, "seconds": 0.84, "label": 1,
-    }  # fmt: skip
-
-
-def test_a_key_that_leads_out_of_the_folder(own_data, tmp_path, capsys):
-    manifest = Manifest.read(own_data)
-    rows = [vars_of(video) for video in manifest]
-    rows[0]["key"] = "../../evil"
-    hostile = own_data.with_name("hostile.parquet")
-    video = type(manifest[0])
-    write_manifest(hostile, [video(**row) for row in rows], classes=manifest.classes, options={})
-    command = ["features", "--checkpoint", "pixels", "--recipe", SMALL, "--test", str(hostile)]
-    command += ["-o", str(tmp_path / "out"), "eval.format=per_video", "--clips", "1"]
-    line = refused(capsys, command, 3)
-    assert line == f"error: the key '../../evil' makes no file name · {hostile}"

@@ -65,15 +65,41 @@ def test_a_class_without_training_videos(tiny_data, tmp_path, capsys):
          "error: eval.dropout: expected at least 0 and less than 1, got 1.0"),
         ("finetune", ["eval.layer_lr=0", *SGD[1:]],
          "error: eval.layer_lr: expected more than 0, got 0.0"),
+        ("retrieval", ["eval.layer=conv5"],
+         "error: eval.layer: no stage 'conv5' · expected one of stem, layer1, layer2, layer3, "
+         "layer4, or nothing for the feature that the network ends with"),
+        ("retrieval", ["eval.layer=layer3"],
+         "error: eval.layer=layer3: a baseline without a network has no stages"),
+        ("finetune", ["eval.layer=layer3", *SGD[1:]],
+         "error: eval.layer=layer3 has no effect where all layers are trained"),
+        ("finetune", ["eval.test=windows", *SGD[1:]],
+         "error: --clips has no effect with eval.test=windows · it is the number of uniform clips "
+         "of a video"),
+        ("knn", ["eval.train=random", "eval.test=windows"],
+         "error: --clips has no effect with eval.train=random and eval.test=windows · it is the "
+         "number of uniform clips of a video"),
         ("finetune", SGD[1:], "error: pixels is no network that could be fine-tuned"),
         ("svm", ["eval.c=0"], "error: eval.c: expected more than 0, got 0.0"),
         ("semi", ["eval.per_cent=[0]"],
          "error: eval.per_cent: expected numbers above 0 and up to 100, got [0.0]"),
+        ("semi", ["eval.epochs=3"],
+         "error: eval.epochs has no effect without eval.solver=sgd or eval.solver=finetune"),
+        ("semi", [*SGD, "eval.freeze_norm=true"],
+         "error: eval.freeze_norm has no effect without eval.solver=finetune"),
+        ("semi", [*SGD, "eval.per_cent=[10,100]"],
+         "error: eval.batch_size: expected 1 to 2, the training videos, got 4"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense(protocol, options, line, tiny_data, tmp_path, capsys):
     args = arguments(tiny_data, tiny_data, tmp_path, *options, protocol=protocol)
     assert refused(capsys, args, 2) == line
+
+
+def test_a_number_of_clips_that_the_options_make_useless(tiny_data, tmp_path, capsys):
+    """A preset's number is no choice of the user's; one beside it is."""
+    more = ["eval.train=random", "eval.test=windows", "eval.clips=3"]
+    line = refused(capsys, arguments(tiny_data, tiny_data, tmp_path, *more, clips=None), 2)
+    assert line.startswith("error: eval.clips has no effect with eval.train=random and eval.test=w")
 
 
 def test_svm_without_scikit_learn(tiny_data, tmp_path, capsys, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,16 +118,20 @@ def extract_share(
     place: Place,
     say: Callable[[str], None] = lambda line: None,
     bar: bool = True,
+    skip: Container[int] = (),
+    done: Callable[[Tensor, Tensor, Tensor, list[dict]], None] = lambda *group: None,
 ) -> Features:
     """Features of the videos that fall to one process of several, perhaps of none: of each the mean
     over `clips` uniform clips, scaled to unit length.
 
     say: is told what makes the flow, where the encoder takes flow. bar: show progress on a
-    terminal; a training, which draws there itself, does not.
+    terminal; a training, which draws there itself, does not. skip: groups of videos, as many as
+    data.batch_size, that are left out. done: is given every group, means before scaling [b, D],
+    labels and rows, and the entries of all videos that failed so far.
     """
     loader = build_evaluation_loader(
         manifest, clip=recipe.clip, augment=recipe.augment, data=recipe.data, clips=clips,
-        place=place, flow=flow_of(recipe), say=say,
+        place=place, flow=flow_of(recipe), skip=skip, say=say,
     )  # fmt: skip
     encoder = encoder.to(place.device).eval()
     hidden = not (bar and Console().is_terminal)
@@ -137,6 +141,7 @@ def extract_share(
         for batch in track(loader, description, total=len(loader), disable=hidden):
             mean = torch.stack([encoder(clip).float() for clip in clips_of(batch, recipe)]).mean(0)
             parts.append((mean.cpu(), batch.label.cpu(), batch.index.cpu()))
+            done(*parts[-1], loader.failed)
     if not parts:
         none = torch.empty(0, dtype=torch.int64)
         return Features(torch.empty(0, 0), none, none, loader.failed, torch.empty(0))
@@ -172,7 +177,7 @@ def kept(path: Path, key: dict) -> Features | None:
         digest, stored = read(path)
     except ConfigError:
         return None
-    same = digest == digest_of(key) and not _mended(stored.failed, path.stat().st_mtime)
+    same = digest == digest_of(key) and not mended(stored.failed, path.stat().st_mtime)
     return stored if same else None
 
 
@@ -220,7 +225,7 @@ def failed_once(entries: list[dict]) -> list[dict]:
     return sorted(by_key.values(), key=lambda entry: (entry.get("index", 0), entry["key"]))
 
 
-def _mended(failed: list[dict], since: float) -> bool:
+def mended(failed: list[dict], since: float) -> bool:
     """Whether a failed video's file was put in place or changed after the time `since`.
 
     The change of the inode counts: a file restored with its old modification time is new, too.

@@ -7,7 +7,6 @@ from argparse import Namespace
 import pytest
 
 from pipeline import DataError
-from tools import supervised
 from training import errors
 from training.errors import exit_code_of
 
@@ -59,11 +58,3 @@ def test_what_nobody_foresaw_has_a_traceback():
 def test_the_program_gets_its_arguments_and_says_its_exit_code():
     args = Namespace(debug=False, code=7)
     assert exit_code_of(lambda given: given.code, args) == 7
-
-
-def test_the_supervised_ceiling_ends_like_the_others(tmp_path, capsys):
-    missing = str(tmp_path / "none.parquet")
-    argv = ["configs/smoke.yaml", "--train", missing, "--test", missing]
-    assert supervised.main(argv) == 3
-    assert capsys.readouterr().err.startswith(f"error: no such manifest · {missing} · ")
-    assert supervised.main(["configs/smoke.yaml", "clip.frame=3", *argv[1:]]) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,8 @@ from training.features import Features, stream_of
 from training.protocols.job import Job, Part
 from training.protocols.views import Views, extract_clips
 
+SINGLE = ("per_video", "csv")  # formats of a file for each video
+LONGEST_BYTES = 200  # of a name: 255 are allowed, some of them for an ending while it is written
 RESCALED = 100  # rows of a CSV, whatever the video's length (BMN)
 
 
@@ -48,13 +51,25 @@ class Table:
     feature: np.ndarray
 
 
-def write(job: Job, part: Part) -> Path:
-    """Write the features of a set below the job's folder; returns the file or the folder.
+def check(options: Options, manifest: Manifest) -> None:
+    """Raise DataError for keys of which a file each cannot be made, before anything else is."""
+    if options.format not in SINGLE:
+        return
+    made: dict[str, str] = {}
+    for key in manifest.keys:
+        name = _safe(key, manifest)
+        if name in made:
+            raise DataError(
+                f"error: the keys {made[name]!r} and {key!r} make the same file name · "
+                f"{manifest.path} · index the videos again, or take eval.format=npz"
+            )
+        made[name] = key
 
-    Raises DataError for keys that make no file names.
-    """
+
+def write(job: Job, part: Part) -> Path:
+    """Write the features of a set below the job's folder; returns the file or the folder."""
     options, manifest = job.options, job.sets[part]
-    single = options.format in ("per_video", "csv")
+    single = options.format in SINGLE
     table = of_clips(job, part) if single or options.of == "clip" else of_videos(job, part)
     if not job.process.is_main:
         return job.folder
@@ -65,7 +80,9 @@ def write(job: Job, part: Part) -> Path:
         path = path.with_suffix(f".{options.format}")
         {"npz": write_npz, "npy": write_npy, "parquet": write_parquet}[options.format](path, table)
     described = json.dumps(meta(job, part, table), indent=2, ensure_ascii=False) + "\n"
-    (job.folder / f"{part}_meta.json").write_text(described, encoding="utf-8")
+    with whole_file(job.folder / f"{part}_meta.json") as file:
+        file.write(described.encode())
+    job.parts(f"clips_{part}", {}).remove()
     return path
 
 
@@ -77,10 +94,11 @@ def of_videos(job: Job, part: Part) -> Table:
 
 def of_clips(job: Job, part: Part) -> Table:
     """Every clip, in the order of videos and of time."""
-    sampling = job.sampling(part)
+    sampling, parts = job.sampling(part), job.parts(f"clips_{part}", job.key(part))
     found, cut = extract_clips(
-        job.encoder(), job.sets[part], job.recipe, sampling=sampling, process=job.process
-    )
+        job.encoder(), job.sets[part], job.recipe, sampling=sampling, process=job.process,
+        parts=parts,
+    )  # fmt: skip
     job.note(part, found.failed)
     at = found.index.numpy()
     return _table(job, part, found, cut.start_frame[at], cut.owner[at])
@@ -178,10 +196,18 @@ def _each(table: Table) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _safe(key: str, manifest: Manifest) -> str:
-    """A key as a relative path. Raises DataError for one that would lead out of the folder."""
+    """A key as a relative path, a folder for each slash.
+
+    Raises DataError for one that would lead out of the folder, or that no file may be called.
+    """
     path = PurePosixPath(key)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in key:
-        raise DataError(f"error: the key {key!r} makes no file name · {manifest.path}")
+    outside = path.is_absolute() or ".." in path.parts or not path.parts
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if outside or "\0" in key or longest > LONGEST_BYTES:
+        raise DataError(
+            f"error: the key {key[:80]!r} makes no file name · {manifest.path} · index the videos "
+            "again, or take eval.format=npz"
+        )
     return str(path)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline import Manifest
+from pipeline.windows import Rows
 from training.errors import ConfigError
 from training.optim import OptimConfig
 from training.protocols import fitting
@@ -50,21 +52,37 @@ def measure(job: Job) -> Outcome:
     configs/eval/videomoco_finetune.yaml and vicc_finetune.yaml. Raises ConfigError for options
     that make no sense.
     """
-    options = job.options
-    fitting.check(options, job.sets["train"])
+    check(job.options, job.sets["train"])
+    return fitting.measure(job, *network(job))
+
+
+def check(options: Options, train: Manifest | Rows) -> None:
+    """Raise ConfigError naming the option that makes no sense, or has no effect."""
+    fitting.check(options, train)
     for name in ("encoder_lr", "layer_lr"):
         if not getattr(options, name) > 0:
             raise ConfigError(
                 f"error: eval.{name}: expected more than 0, got {getattr(options, name)}"
             )
-    encoder = job.encoder()
+    if options.layer:
+        raise ConfigError(
+            f"error: eval.layer={options.layer} has no effect where all layers are trained"
+        )
+
+
+def network(job: Job) -> tuple[list[tuple[nn.Module, float]], nn.Module]:
+    """What is trained, at which share of the rate, and the encoder with a new classifier.
+
+    Raises ConfigError for a baseline without a network.
+    """
+    options, encoder = job.options, job.encoder()
     if not hasattr(encoder, "feature_dim"):
         raise ConfigError(f"error: {job.source.name} is no network that could be fine-tuned")
     encoder.requires_grad_(True)
     head = classifier(encoder.feature_dim, job.classes, options, seed=job.recipe.run.seed)
     body = FixedStatistics(encoder) if options.freeze_norm else encoder
     parts = [(head, 1.0), *stages(encoder, options.encoder_lr, options.layer_lr)]
-    return fitting.measure(job, parts, nn.Sequential(body, head))
+    return parts, nn.Sequential(body, head)
 
 
 def stages(encoder: nn.Module, factor: float, per_stage: float) -> list[tuple[nn.Module, float]]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest, Place, build_loader
 from pipeline.clip import ClipConfig
+from pipeline.windows import Rows
 from training import distributed, optim
 from training.config import Recipe
 from training.distributed import Process
@@ -21,7 +24,8 @@ from training.features import clips_of, failed_once, flow_of
 from training.optim import OptimConfig, build_optimizer, lr_at, set_lr
 from training.protocols.job import Job
 from training.protocols.outcome import Outcome, classified
-from training.protocols.views import Views, extract
+from training.protocols.under_way import UnderWay
+from training.protocols.views import Views
 
 WEIGHT_STD = 0.01  # of a new classifier (VideoMoCo's code)
 NOTED = ("path", "key", "code", "detail")  # of a damaged video; not in which epoch it was met
@@ -37,9 +41,15 @@ class Fitted(Views):
     epochs: float = 100.0  # one random clip of every training video in each
     batch_size: int = 128  # clips of a step over all processes
     train_size: int = 0  # side of a training view, pixels; 0: augment.size
+    # what the views of a test video are averaged as: CVRL and ViCC, or VideoMoCo
+    mean_of: Literal["probabilities", "logits"] = "probabilities"
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=0.1, weight_decay=0.0, schedule="cosine")
     )
+
+    @property
+    def trains_on_clips(self) -> bool:
+        return getattr(self, "solver", "") != "lbfgs"
 
 
 class Frozen(nn.Module):
@@ -79,7 +89,7 @@ def classifier(features: int, classes: int, options: Fitted, *, seed: int) -> nn
     return nn.Sequential(*[layer for layer in layers if layer is not None])
 
 
-def check(options: Fitted, train: Manifest) -> None:
+def check(options: Fitted, train: Manifest | Rows) -> None:
     """Raise ConfigError naming the option that makes no sense, or has no effect."""
     if options.train != "uniform":
         raise ConfigError(
@@ -103,59 +113,100 @@ def check(options: Fitted, train: Manifest) -> None:
         raise ConfigError(f"error: eval.{error}") from error
 
 
-def measure(job: Job, parts: Sequence[tuple[nn.Module, float]], model: nn.Module) -> Outcome:
-    """Trains a classifier and asks it of all clips of the test videos: the mean of its softmax.
+def refuse_unused(options: Views, kind: type, base: type, cure: str) -> None:
+    """Raise ConfigError for an option that `kind` adds to `base` and that is not as by default."""
+    default = type(options)()
+    own = {field.name for field in fields(kind)} - {field.name for field in fields(base)}
+    changed = sorted(name for name in own if getattr(options, name) != getattr(default, name))
+    if changed:
+        raise ConfigError(f"error: eval.{changed[0]} has no effect without {cure}")
 
-    parts: modules of `model` to train, each with a factor of its learning rate. What is measured is
-    the last state: nothing is chosen by the test videos.
+
+def measure(
+    job: Job,
+    parts: Sequence[tuple[nn.Module, float]],
+    model: nn.Module,
+    *,
+    train: Manifest | Rows | None = None,
+    name: str = "",
+) -> Outcome:
+    """Trains a classifier and asks it of all views of the test videos: the mean of its softmax, or
+    the softmax of its mean.
+
+    parts: modules of `model` to train, each with a factor of its learning rate. train: other videos
+    than all of the training set. name: of the files that a killed process goes on from, else the
+    protocol's. What is measured is the last state: nothing is chosen by the test videos.
     """
-    train, options = job.sets["train"], job.options
-    model = model.to(job.process.device)
-    damaged = fit(model, parts, train, job.source.recipe, options, job.process)
-    job.seen["train"] = {"failed": damaged}
-    asked = nn.Sequential(model, nn.Softmax(dim=1))
-    found = extract(
-        asked, job.sets["test"], job.recipe, sampling=job.sampling("test"), process=job.process
-    )
+    train, options, name = train or job.sets["train"], job.options, name or job.protocol
+    model, key = model.to(job.process.device), job.key_of_training(train)
+    under_way = UnderWay(job.folder / f"{name}_training.pt", key, job.process)
+    damaged = fit(model, parts, train, job.source.recipe, options, job.process, under_way)
+    earlier = job.seen.get("train", {"failed": []})["failed"]
+    job.seen["train"] = {"failed": failed_once([*earlier, *damaged])}
+    softmax = nn.Softmax(dim=1)
+    asked = model if options.mean_of == "logits" else nn.Sequential(model, softmax)
+    key = {"training": key, "test": job.key("test")}
+    found = job.outputs(f"{name}_outputs", "test", key, lambda: asked)
     job.note("test", found.failed)
-    return classified(found.raw, found.label, found.index)
+    probabilities = softmax(found.raw) if options.mean_of == "logits" else found.raw
+    outcome = classified(probabilities, found.label, found.index)
+    return replace(outcome, mean_of=options.mean_of)
 
 
 def fit(
     model: nn.Module,
     parts: Sequence[tuple[nn.Module, float]],
-    train: Manifest,
+    train: Manifest | Rows,
     recipe: Recipe,
     options: Fitted,
     process: Process,
+    under_way: UnderWay | None = None,
 ) -> list[dict]:
     """Minimises cross entropy over one random augmented clip of every video and epoch.
 
     Returns the damaged videos, in whose place others were shown. The last batches are full ones
-    that begin the next epoch.
+    that begin the next epoch. under_way: where the state is kept after each epoch, and what a
+    killed training goes on from.
     """
     steps = max(1, round(options.epochs * len(train) / options.batch_size))
     optimizers = [(build_optimizer(part, options.optim), factor) for part, factor in parts]
-    damaged: dict[str, dict] = {}
+    plain = [optimizer for optimizer, _ in optimizers]
+    first, met = under_way.load(model, plain) if under_way else (0, [])
+    damaged = {entry["key"]: entry for entry in met}
     loader = training_loader(train, recipe, options, process, damaged)
     wrapped, seed = distributed.wrap(model, process).train(), recipe.run.seed
-    for step, batch in enumerate(loader.batches(0, steps)):
+    for step, batch in enumerate(loader.batches(first, steps), first):
         at = options.epochs * step / steps
         lr = lr_at(at, options.optim, epochs=options.epochs, global_batch=options.batch_size)
         distributed.seed_step(seed, step, process.rank)
         with distributed.precision(recipe.run.precision, process):
             loss = F.cross_entropy(wrapped(clips_of(batch, recipe)[0]).float(), batch.label)
-        for optimizer, factor in optimizers:
-            set_lr(optimizer, factor * lr)
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer, _ in optimizers:
-            optimizer.step()
+        _move(optimizers, loss, lr)
         if (step + 1) % max(1, steps // 10) == 0:
             _report(f"step {step + 1}/{steps}", lr, loss.item(), process)
-    _share_statistics(model, process)
+        if under_way and step + 1 < steps and _ends_epoch(step, options, len(train)):
+            under_way.save(step + 1, model, plain, list(damaged.values()))
+    if first < steps:
+        _share_statistics(model, process)
+        if under_way:  # trained: what moved it is of no use any more
+            under_way.save(steps, model, [], list(damaged.values()))
     found = distributed.of_all_ranks(list(damaged.values()), process)
     return failed_once([entry for entries in found for entry in entries])
+
+
+def _move(optimizers: Sequence[tuple[Optimizer, float]], loss: Tensor, lr: float) -> None:
+    """One step of every optimizer, at its share of the rate."""
+    for optimizer, factor in optimizers:
+        set_lr(optimizer, factor * lr)
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimizer, _ in optimizers:
+        optimizer.step()
+
+
+def _ends_epoch(step: int, options: Fitted, videos: int) -> bool:
+    """Whether the step's batch has the last video of an epoch."""
+    return (step + 1) * options.batch_size // videos > step * options.batch_size // videos
 
 
 def _report(where: str, lr: float, loss: float, process: Process) -> None:
@@ -167,7 +218,11 @@ def _report(where: str, lr: float, loss: float, process: Process) -> None:
 
 
 def training_loader(
-    train: Manifest, recipe: Recipe, options: Fitted, process: Process, damaged: dict[str, dict]
+    train: Manifest | Rows,
+    recipe: Recipe,
+    options: Fitted,
+    process: Process,
+    damaged: dict[str, dict],
 ):
     """Loader of one random clip a sample; what does not decode is entered in `damaged` by key.
 

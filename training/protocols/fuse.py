@@ -14,6 +14,7 @@ from training import features
 from training.errors import ConfigError
 from training.features import Features, digest_of, failed_once
 from training.protocols import record, retrieval
+from training.protocols.origin import versions
 from training.protocols.outcome import Outcome, classified
 from training.protocols.record import Stored
 
@@ -21,6 +22,7 @@ SAME = ("protocol", "classes")  # what two results have to share to be joined
 JOINED = ("checkpoint", "options", "views", "result", "digest")  # what is told of each of the two
 PARTS = ("train", "test")
 OF_A_PART = ("fingerprint", "split")
+OF_SAMPLING = ("sampling", "clips", "step", "seed")  # told of the joined result where both agree
 
 
 def measure(folders: list[Path], protocol: str) -> tuple[dict[str, Any], Outcome]:
@@ -115,9 +117,15 @@ def content_of(
     for part in PARTS:
         of = first[part]["of"]
         known = {name: first[part][name] for name in ("manifest", *OF_A_PART)}
+        known |= {
+            name: first[part][name]
+            for name in OF_SAMPLING
+            if all(result.content[part].get(name) == first[part].get(name) for result in results)
+            and name in first[part]
+        }
         counted = {"evaluated": of - len(failed[part]), "of": of, "failed": failed[part]}
         content[part] = known | counted
-    content["environment"] = {**record.environment(), "libraries": record.versions()}
+    content["environment"] = {**record.environment(), "libraries": versions()}
     content["digest"] = digest_of(content)
     return content
 

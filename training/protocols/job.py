@@ -11,12 +11,16 @@ from torch import nn
 
 from pipeline import Manifest
 from pipeline.flow.operator import choose_operator
+from pipeline.windows import Rows
 from training import features
 from training.config import Recipe
 from training.distributed import Process, of_all_ranks
 from training.errors import CheckpointError
 from training.features import Features, build_encoder, flow_of, stream_of
+from training.parts import Parts
 from training.protocols.inputs import Source
+from training.protocols.layer import at_stage
+from training.protocols.origin import made_with
 from training.protocols.views import Sampling, Views, extract, sampling_of, sized
 
 Part = Literal["train", "test"]
@@ -73,41 +77,91 @@ class Job:
             )
 
     def encoder(self) -> nn.Module:
-        """A new copy of the network that is measured."""
-        return build_encoder(self.source.name, self.source.recipe, self.source.state)
+        """A new copy of the network that is measured, as far as the stage that is asked for."""
+        encoder = build_encoder(self.source.name, self.source.recipe, self.source.state)
+        return at_stage(encoder, self.options.layer)
 
     def sampling(self, part: Part) -> Sampling:
         return sampling_of(part, self.options, self.recipe)
 
     def key(self, part: Part) -> dict:
         """All that the features of a set depend on."""
-        plain, manifest = self.recipe.plain(), self.sets[part]
-        parts = ("clip", "augment", "backbone")
+        manifest = self.sets[part]
         return {
-            "checkpoint": self.source.sha256,
+            **self.of_set(part),
+            **self.of_network(),
+            **made_with(manifest, self.recipe, self.process),
+            "clips": self.sampling(part).described(),
+            "layer": self.options.layer,
+        }
+
+    def of_set(self, part: Part) -> dict:
+        """What stands for a set: its fingerprint is of all splits of its manifest."""
+        manifest = self.sets[part]
+        return {
             "manifest": manifest.fingerprint,
             "split": sorted(manifest.keys) if manifest.split else "",
-            "clips": self.sampling(part).described(),
+        }
+
+    def of_network(self) -> dict:
+        """What stands for the network, and for its views."""
+        plain = self.recipe.plain()
+        return {
+            "checkpoint": self.source.sha256,
             "seed": self.recipe.run.seed,
             "stream": stream_of(self.recipe),
             **({"flow": flow} if (flow := self.flow) else {}),
-            **{name: plain[name] for name in parts},
+            **{name: plain[name] for name in ("clip", "augment", "backbone")},
+        }
+
+    def key_of_training(self, train: Manifest | Rows) -> dict:
+        """All that a classifier depends on that is trained on clips of some videos."""
+        return {
+            **self.of_set("train"),
+            **self.of_network(),
+            **made_with(self.sets["train"], self.recipe, self.process),
+            "protocol": self.protocol,
+            "options": self.settings(),
+            "rows": train.rows.tolist() if isinstance(train, Rows) else "all",
+            "arithmetic": self.recipe.run.precision,
+            "processes": self.process.world,  # batch norm sees the share of one of them
         }
 
     def features(self, part: Part) -> Features:
         """Features of a set: from its file where nothing has changed, else made anew."""
-
-        def make() -> Features:
-            return extract(
-                self.encoder(), self.sets[part], self.recipe, sampling=self.sampling(part),
-                process=self.process,
-            )  # fmt: skip
-
         key = self.key(part)
-        found = self._kept(self.folder / f"features_{part}.npz", key, make)
+        found = self.outputs(f"features_{part}", part, key, self.encoder)
         self.note(part, found.failed)
         self.seen[part]["features"] = features.digest_of(key)
         return found
+
+    def outputs(
+        self, name: str, part: Part, key: dict, network: Callable[[], nn.Module]
+    ) -> Features:
+        """What a network says of every video of a set, from `name`.npz where it is of this key.
+
+        The main process reads and writes; what it finds, all of them have. What a killed
+        process had made of it is not made again.
+        """
+        path = self.folder / f"{name}.npz"
+        own = features.kept(path, key) if self.process.is_main else None
+        stored = of_all_ranks(own, self.process)[0]
+        if stored is not None:
+            return stored
+        parts = self.parts(name, key)
+        made = extract(
+            network(), self.sets[part], self.recipe, sampling=self.sampling(part),
+            process=self.process, parts=parts,
+        )  # fmt: skip
+        if self.process.is_main:
+            features.keep(path, key, made)
+            parts.remove()
+        return made
+
+    def parts(self, name: str, key: dict) -> Parts:
+        """Where an extraction that is under way leaves what it has."""
+        group = self.recipe.data.batch_size
+        return Parts(self.folder / f"{name}.parts", key, group=group)
 
     def note(self, part: Part, failed: list[dict]) -> None:
         """Enter in `seen` that a set was looked at as the options say."""
@@ -120,14 +174,3 @@ class Job:
     def settings(self) -> dict:
         """The options in plain values, for the result."""
         return asdict(self.options)
-
-    def _kept(self, path: Path, key: dict, make: Callable[[], Features]) -> Features:
-        """The main process reads and writes; what it finds, all of them have."""
-        own = features.kept(path, key) if self.process.is_main else None
-        stored = of_all_ranks(own, self.process)[0]
-        if stored is not None:
-            return stored
-        made = make()
-        if self.process.is_main:
-            features.keep(path, key, made)
-        return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,9 +37,17 @@ def measure(job: Job) -> Outcome:
     and vicc_linear.yaml. Raises ConfigError for options that would have no effect.
     """
     if job.options.solver == "lbfgs":
-        _refuse_unused(job.options)
+        fitting.refuse_unused(job.options, Fitted, Views, "eval.solver=sgd")
         return probe(*job.both(), job.classes)
     fitting.check(job.options, job.sets["train"])
+    return fitting.measure(job, *network(job))
+
+
+def network(job: Job) -> tuple[list[tuple[nn.Module, float]], nn.Module]:
+    """What is trained, at which share of the rate, and the frozen encoder with a new classifier.
+
+    Raises ConfigError for a baseline without a network.
+    """
     encoder = job.encoder()
     if not hasattr(encoder, "feature_dim"):
         raise ConfigError(
@@ -47,7 +55,7 @@ def measure(job: Job) -> Outcome:
             "eval.solver=lbfgs"
         )
     head = classifier(encoder.feature_dim, job.classes, job.options, seed=job.recipe.run.seed)
-    return fitting.measure(job, [(head, 1.0)], nn.Sequential(Frozen(encoder), head))
+    return [(head, 1.0)], nn.Sequential(Frozen(encoder), head)
 
 
 def probe(train: Features, test: Features, classes: int) -> Outcome:
@@ -97,12 +105,3 @@ def fit(x: Tensor, label: Tensor, classes: int, decay: float) -> nn.Linear:
 
     optimizer.step(closure)
     return model.requires_grad_(False)
-
-
-def _refuse_unused(options: Options) -> None:
-    """Raise ConfigError for options of the other solver."""
-    default, own = Options(), {field.name for field in fields(Fitted)}
-    own -= {field.name for field in fields(Views)}
-    changed = sorted(name for name in own if getattr(options, name) != getattr(default, name))
-    if changed:
-        raise ConfigError(f"error: eval.{changed[0]} has no effect without eval.solver=sgd")

@@ -20,7 +20,8 @@ class Outcome:
 
     chance: the share that blind answers would have. label, index: [n] class and manifest row of the
     test videos. settings: what the protocol chose, as the weight decay. probabilities: [n, classes]
-    of protocols that have them.
+    of protocols that have them. mean_of: what the views of a test video were averaged as: features,
+    probabilities or logits.
     """
 
     hits: dict[str, Tensor]
@@ -29,6 +30,7 @@ class Outcome:
     index: Tensor
     settings: dict[str, float] = field(default_factory=dict)
     probabilities: Tensor | None = None
+    mean_of: str = "features"
 
     @property
     def shares(self) -> dict[str, float]:

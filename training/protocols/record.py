@@ -6,9 +6,7 @@ Equal measurements give equal bytes: no times, no orders that vary.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,16 @@ from pipeline.whole import whole_file
 from training.errors import ConfigError
 from training.features import Features, digest_of, stream_of
 from training.protocols.job import Job, Part
+from training.protocols.origin import versions
 from training.protocols.outcome import LEVEL, Outcome
 from training.runlog import environment
 
-CROPS = {1: "central square", 3: "three squares along the long side"}  # by augment.eval_crops
-LIBRARIES = ("numpy", "av", "opencv-contrib-python-headless", "nvidia-dali-cuda130", "scikit-learn")
+CROPS = {  # by augment.eval_crops
+    1: "central square",
+    3: "three squares along the long side",
+    5: "four corners and the centre",
+    10: "four corners and the centre, and their mirror images",
+}
 SHOWN_FAILURES = 5
 INTERVALS = f"intervals_{100 * LEVEL:.0f}"
 
@@ -32,7 +35,8 @@ def content_of(job: Job, outcome: Outcome) -> dict[str, Any]:
     """All that is known of a result, in plain values."""
     recipe, source = job.recipe, job.source
     views = {"frames": recipe.clip.frames, "stride": recipe.clip.stride,
-             "size": recipe.augment.size, "crop": CROPS[recipe.augment.eval_crops],
+             "size": recipe.augment.size, "crops": recipe.augment.eval_crops,
+             "crop": CROPS[recipe.augment.eval_crops], "mean_of": outcome.mean_of,
              "eval_scale": recipe.augment.eval_scale, "stream": stream_of(recipe)}  # fmt: skip
     if job.flow:
         views["flow"] = {name: job.flow[name] for name in ("operator", "encoding")}
@@ -187,12 +191,3 @@ def share_line(content: dict[str, Any], name: str) -> str:
         low, high = (100 * end for end in intervals[name])
         told += f"; {100 * LEVEL:.0f} % interval {low:.1f} to {high:.1f}"
     return f"{name} {share:.1f} % ({told})"
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a feature or a figure may depend on, where they are installed."""
-    found = {}
-    for name in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +16,8 @@ from training.config import Recipe
 from training.distributed import Process, of_all_ranks
 from training.errors import ConfigError, NumericError
 from training.features import Features, extract_share, flow_of, joined, of_means
+from training.parts import Parts
+from training.protocols import layer
 
 Kind = Literal["uniform", "windows", "random"]
 
@@ -28,6 +31,13 @@ class Views:
     test: Kind = "uniform"  # of a test video
     window_step: int = 0  # of windows: frames of the video between two; 0: half a clip
     size: int = 0  # side of a view in evaluation, pixels; 0: augment.size
+    # stem or layer1 to layer4: features of an earlier stage than the last; empty: as it ends
+    layer: str = ""
+
+    @property
+    def trains_on_clips(self) -> bool:
+        """Whether training videos are shown as augmented clips, and no features of them kept."""
+        return False
 
 
 def check(options: Views) -> None:
@@ -35,10 +45,25 @@ def check(options: Views) -> None:
     for name, least in (("clips", 1), ("window_step", 0), ("size", 0)):
         if (value := getattr(options, name)) < least:
             raise ConfigError(f"error: eval.{name}: expected at least {least}, got {value}")
+    layer.check(options.layer)
     if options.window_step and "windows" not in (options.train, options.test):
         raise ConfigError(
             "error: eval.window_step has no effect without eval.train=windows or eval.test=windows"
         )
+
+
+def check_clips(options: Views, name: str, parts: Sequence[str]) -> None:
+    """Raise ConfigError where a number of clips has no effect on the sets that are looked at.
+
+    A classifier that is trained on clips sees a random one of every training video.
+    """
+    looked_at = [part for part in parts if part == "test" or not options.trains_on_clips]
+    if any(getattr(options, part) == "uniform" for part in looked_at):
+        return
+    kinds = " and ".join(f"eval.{part}={getattr(options, part)}" for part in looked_at)
+    raise ConfigError(
+        f"error: {name} has no effect with {kinds} · it is the number of uniform clips of a video"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,18 +104,24 @@ def sized(recipe: Recipe, options: Views) -> Recipe:
 
 
 def extract(
-    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, sampling: Sampling, process: Process
+    encoder: nn.Module,
+    manifest: Manifest,
+    recipe: Recipe,
+    *,
+    sampling: Sampling,
+    process: Process,
+    parts: Parts | None = None,
 ) -> Features:
     """Mean over the clips of each video, scaled to unit length; the processes share the work.
 
-    Raises DataError when no video decodes.
+    parts: what a killed process has left, and where this one leaves its own. Raises DataError when
+    no video decodes.
     """
+    how = {"process": process, "parts": parts}
     if sampling.kind == "uniform":
-        found = _of_all(encoder, manifest, recipe, clips=sampling.clips, process=process)
+        found = _of_all(encoder, manifest, recipe, clips=sampling.clips, **how)
     else:
-        found = mean_by_video(
-            *extract_clips(encoder, manifest, recipe, sampling=sampling, process=process)
-        )
+        found = mean_by_video(*extract_clips(encoder, manifest, recipe, sampling=sampling, **how))
     if not len(found.index):
         reasons = sorted({f"{entry['code']} {entry['detail']}" for entry in found.failed})
         raise DataError(
@@ -100,14 +131,21 @@ def extract(
 
 
 def extract_clips(
-    encoder: nn.Module, manifest: Manifest, recipe: Recipe, *, sampling: Sampling, process: Process
+    encoder: nn.Module,
+    manifest: Manifest,
+    recipe: Recipe,
+    *,
+    sampling: Sampling,
+    process: Process,
+    parts: Parts | None = None,
 ) -> tuple[Features, Windows]:
     """The features of every clip, and the windows that their `index` counts.
 
     A clip that fails fails its video: `failed` lists videos, and their other clips are left out.
     """
     cut = windows_of(manifest, recipe, sampling)
-    return whole_videos(_of_all(encoder, cut, recipe, clips=1, process=process), cut), cut
+    found = _of_all(encoder, cut, recipe, clips=1, process=process, parts=parts)
+    return whole_videos(found, cut), cut
 
 
 def windows_of(manifest: Manifest, recipe: Recipe, sampling: Sampling) -> Windows:
@@ -135,11 +173,18 @@ def mean_by_video(clips: Features, cut: Windows) -> Features:
     return of_means((total / number[:, None]).float(), label, index, clips.failed)
 
 
-def _of_all(encoder, rows, recipe: Recipe, *, clips: int, process: Process) -> Features:
+def _of_all(
+    encoder, rows, recipe: Recipe, *, clips: int, process: Process, parts: Parts | None
+) -> Features:
     place = Place(process.rank, process.world, str(process.device))
     say = print if process.is_main else lambda line: None
-    own = extract_share(encoder, rows, recipe, clips=clips, place=place, say=say)
-    found = joined(of_all_ranks(own, process))
+    earlier, under_way = [], {}
+    if parts:
+        earlier = of_all_ranks(parts.found() if process.is_main else [], process)[0]
+        under_way = {"skip": parts.groups(earlier), "done": parts.add}
+    own = extract_share(encoder, rows, recipe, clips=clips, place=place, say=say, **under_way)
+    scaled = [of_means(part.feature, part.label, part.index, part.failed) for part in earlier]
+    found = joined([*scaled, *of_all_ranks(own, process)])
     _refuse_nan(found, rows)
     return found
 

@@ -4,6 +4,7 @@ import pytest
 from pipeline import DataError
 from tests.training.protocols.feature_sets import clustered, features, random_features
 from training.protocols import svm
+from training.protocols.outcome import classified
 
 pytest.importorskip("sklearn")
 
@@ -58,3 +59,18 @@ def test_one_class_is_none_to_decide_between():
         "error: the protocol svm needs training videos of two classes, and those that decode are "
         "of 1"
     )
+
+
+def test_perfect_features_are_perfect():
+    label = np.arange(40) % 4
+    one_hot = features(np.eye(4)[label], label)
+    scores = svm.decide(svm._machine(svm.Options()), one_hot, one_hot, 4, l2=False)
+    assert scores.argmax(1).tolist() == label.tolist()
+
+
+def test_shuffled_labels_are_at_chance():
+    test, train = random_features(1, 1500, 5), random_features(2, 300, 5)
+    scores = svm.decide(svm._machine(svm.Options()), train, test, 5, l2=True)
+    outcome = classified(scores, test.label, test.index)
+    low, high = outcome.intervals["top-1"]
+    assert low <= outcome.chance["top-1"] == 0.2 <= high
