@@ -93,13 +93,20 @@ class Seat:
         self._seen = turn
 
     def _receive(self) -> None:
-        process, connection = self.process, self._connection
-        with contextlib.suppress(EOFError, OSError):
+        last: Exception | Ended = Ended(self.process)
+        try:
             while True:
-                item = _received(connection)
+                item = _received(self._connection)
                 self.made += 1
                 self.inbox.put(item)
-        self.inbox.put(Ended(process))
+        except (EOFError, ConnectionResetError):
+            pass
+        except Exception as error:
+            # Without a number it is the end of the pipe within a message. Else the fault is the
+            # trainer's own, as of one that may open no more files, and no worker is to blame.
+            if getattr(error, "errno", 0) is not None:
+                last = error
+        self.inbox.put(last)
 
 
 def _received(connection: Connection) -> HostBatch | Exception:
@@ -151,7 +158,7 @@ def _made(stage: Stage, step: int) -> HostBatch | Exception:
     except Exception as error:
         told = "".join(traceback.format_exception(error))
         try:
-            pickle.dumps(error)
+            pickle.loads(pickle.dumps(error))
         except Exception:
             return RuntimeError(f"in a data worker:\n{told}")
         error.add_note(f"in a data worker:\n{told}")

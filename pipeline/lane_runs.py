@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from torch import Tensor
 
 from pipeline.errors import DecoderFailed
@@ -27,6 +29,9 @@ class LaneRuns:
         except DecoderFailed:
             self.rebuild()
             raise
+        except Exception:
+            self.under_way -= 1
+            raise
         self.under_way -= 1
         return made
 
@@ -36,12 +41,10 @@ class LaneRuns:
         self.lane.rebuild()
 
     def drain(self) -> None:
-        """Wait for all runs and forget them."""
+        """Wait for all runs and forget them, and what befell them: nobody takes them any more."""
         while self.under_way:
-            try:
+            with contextlib.suppress(Exception):
                 self.collect()
-            except DecoderFailed:
-                return
 
     def culprits(self, samples: list[Sample]) -> list[tuple[Sample, str]]:
         """Each sample at which the lane, which has no run, fails by itself, and why."""

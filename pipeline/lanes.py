@@ -77,6 +77,7 @@ def lane_rates(
     samples: list[Sample],
     *,
     ahead: int,
+    numbers: Sequence[int] = NUMBERS,
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
@@ -87,7 +88,7 @@ def lane_rates(
     """
     rates: dict[int, float] = {}
     end = clock() + seconds
-    for number in NUMBERS:
+    for number in numbers:
         if rates and (clock() > end or number > len(samples)):
             break
         lanes = [LaneRuns(lane) for lane in build(number)]

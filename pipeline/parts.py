@@ -14,6 +14,7 @@ from pipeline.host import HostLane, HostViews
 from pipeline.lane_runs import LaneRuns
 from pipeline.lanes import (
     AUTO,
+    NUMBERS,
     cpu_rate,
     fewest_lanes,
     kinds_of,
@@ -153,10 +154,10 @@ class TrainingParts:
             return replace(data, lanes=lanes)
         stage = self.stage(data, views, 0)
         rates = self._rates(data, stage)
-        lanes = fewest_lanes(rates) if data.lanes == AUTO else int(data.lanes)
+        lanes = fewest_lanes(rates)
         share = data.cpu_share
         if both and share == AUTO:
-            share = share_of_cpu(cpu_rate(stage, workers=data.workers), max(rates.values()))
+            share = share_of_cpu(cpu_rate(stage, workers=data.workers), rates[lanes])
         lanes, share = agreed((lanes, share))
         say(table(rates, lanes))
         if both:
@@ -169,7 +170,9 @@ class TrainingParts:
         def build(number: int) -> list:
             return self.lanes(replace(data, lanes=number), alone)["nvdec"]
 
-        return lane_rates(build, self._whole(build, alone), ahead=data.prefetch_batches)
+        numbers = NUMBERS if data.lanes == AUTO else (int(data.lanes),)
+        samples = self._whole(build, alone)
+        return lane_rates(build, samples, ahead=data.prefetch_batches, numbers=numbers)
 
     def _whole(self, build: Callable[[int], list], stage: TrainingStage) -> list[Sample]:
         """Samples of the first step that decode. What does not is found again in the training."""

@@ -42,12 +42,12 @@ class Quarantine:
         self._check_budget()
 
     def refused(self, manifest: Manifest) -> Refused:
-        """The listed videos that ended a worker or a lane, from the samples on where they did."""
+        """The listed videos that ended a worker or a lane, in the samples where they first did."""
         refused = Refused()
-        ended = {key: entry for key, entry in self.known.items() if "from_sample" in entry}
+        ended = {key: entry for key, entry in self.known.items() if "sample" in entry}
         for index, key in enumerate(manifest.keys if ended else ()):
             if entry := ended.get(key):
-                refused.add(index, entry["from_sample"], entry)
+                refused.add(index, entry["sample"], entry)
         return refused
 
     def _add(self, fresh: dict[str, dict]) -> dict[str, dict]:

@@ -203,9 +203,9 @@ class TrainingStage(torch.utils.data.Dataset):
         )
 
     def refuse(self, number: int, index: int, error: BadVideo) -> None:
-        """Replace the video from sample `number` on."""
+        """Replace the video in sample `number`."""
         line = quarantine_line(error, self.manifest[index])
-        self.refused.add(index, number, {**line, "from_sample": number})
+        self.refused.add(index, number, {**line, "sample": number})
 
     def video_at(self, epoch: int, position: int, attempt: int) -> int:
         """The video of a position; attempts after the first draw another one at random."""

@@ -67,8 +67,8 @@ class Stream:
     """Those views and places of one stage, rendered by one or more lanes side by side.
 
     lanes: by kind of decoder; each has samples of its kind. A video at which the decoder of a lane
-    fails is refused from its sample on, as the stage refuses; the lane is built
-    again and goes on at the same sample. `say` is told of what befell workers and lanes.
+    fails is refused in its sample, as the stage refuses; the lane is built again and goes on at the
+    same sample. `say` is told of what befell workers and lanes.
     """
 
     def __init__(

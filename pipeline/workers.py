@@ -95,7 +95,9 @@ class _Foreman:
         for seat in self.seats:
             seat.look()
         for seat in self.seats:
-            if seat.note.place and self._unmoved_seconds(seat) >= self.limit_seconds:
+            # One that died does not move either; its batch will be due.
+            hangs = seat.process.is_alive() and self._unmoved_seconds(seat) >= self.limit_seconds
+            if seat.note.place and hangs:
                 self._cut_off(seat)
         if not due.note.place and self._unmoved_seconds(due) >= BETWEEN_VIDEOS_SECONDS:
             raise DataError(

@@ -253,7 +253,7 @@ def test_a_failure_among_lanes_of_both_kinds_keeps_every_sample_in_its_place(man
     ours = list(training(manifest, data=data, noted=noted.extend, **options).batches(0, STEPS))
     refused = Refused()
     for entry in noted:
-        if "from_sample" in entry:  # the host has found what it decodes itself
-            refused.add(int(entry["key"][1:]), entry["from_sample"], entry)
+        if "sample" in entry:  # the host has found what it decodes itself
+            refused.add(int(entry["key"][1:]), entry["sample"], entry)
     assert_same(ours, training(manifest, refused=refused, **options).batches(0, STEPS))
     assert {entry["key"] for entry in noted} <= {"v2", "v5"} and noted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import re
@@ -14,17 +15,19 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline import AugmentConfig, ClipConfig, DataConfig, Manifest
+from pipeline import AugmentConfig, ClipConfig, DataConfig, Manifest, crew
 from pipeline import workers as workers_module
 from pipeline.errors import DataError
 from pipeline.loader import EvaluationLoader, Loader, build_evaluation_loader, build_loader
 from pipeline.refused import Refused
 from pipeline.sample import HostBatch, Reader, pack
 from pipeline.stream import Stream
+from pipeline.watch import Place
 from tests.conftest import damage
 from tests.lane_runs import assert_same
 
@@ -162,18 +165,18 @@ def test_a_video_that_ends_its_worker_is_replaced_as_a_damaged_one(
     assert_same(loader.batches(0, STEPS), theirs)
     assert places(noted) == places(expected)
     assert {(e["key"], e["code"], e["detail"]) for e in noted} == {("v3", code, detail)}
-    assert trapped.reads(3) == reads  # in the second epoch it is not tried again
-    assert len(trapped.said) == reads - 1
+    assert trapped.reads(3) == reads * len(noted)  # in every sample it is tried again
+    assert len(trapped.said) == (reads - 1) * len(noted)
 
 
-def test_a_resumed_run_refuses_from_the_same_sample_on(trapped, manifest, tmp_path):
+def test_a_resumed_run_refuses_in_the_same_sample(trapped, manifest, tmp_path):
     """What had been given out before the video was refused is given out again."""
     refused = Refused()
     stage = _training(manifest, QUIET).streams[0].stage
     rows = [stage.video_at(*divmod(number, 10), 0) for number in range(2 * STEPS)]
     row = next(row for row in rows if rows.count(row) == 2)
     first, second = (n for n, other in enumerate(rows) if other == row)
-    line = {"path": "p", "key": "k", "code": "E-TIMEOUT", "detail": "d", "from_sample": second}
+    line = {"path": "p", "key": "k", "code": "E-TIMEOUT", "detail": "d", "sample": second}
     refused.add(row, second, line)
     noted: list[dict] = []
     loader = _training(manifest, QUIET, refused=refused, noted=noted.extend)
@@ -330,6 +333,7 @@ TRAINER = """
 import multiprocessing
 import sys
 from pipeline.stream import Stream
+from pipeline.watch import Place
 from tests.pipeline.test_workers import QUIET, Misbehaving, replace
 
 def train(fails):
@@ -369,3 +373,36 @@ def test_workers_end_with_their_trainer(tmp_path, how):
         finally:
             process.kill()
     assert ("KeyError: 'a bug in the trainer'" in errors) == (how != "killed")
+
+
+class DeadSeat:
+    """Of a worker that was killed within video 7 while another one's batch was due."""
+
+    process = SimpleNamespace(is_alive=lambda: False)
+    note = SimpleNamespace(place=Place(3, 7), turn=1)
+    unmoved_polls = 10**6
+
+    def look(self) -> None: ...
+
+
+class DueSeat(DeadSeat):
+    process = SimpleNamespace(is_alive=lambda: True)
+    note = SimpleNamespace(place=Place(2, 5), turn=1)
+    unmoved_polls = 0
+
+
+def test_a_worker_that_died_is_not_one_that_hangs():
+    """It is found dead when its batch is due, and its video has a second chance."""
+    foreman = workers_module._Foreman(None, [DueSeat(), DeadSeat()], 1.0, print)
+    foreman._look(foreman.seats[0], 0)  # would end the seat, which this one cannot
+    assert not foreman.deaths
+
+
+def test_a_fault_of_the_trainer_itself_is_told_as_it_is(monkeypatch, manifest):
+    def full(connection):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(crew, "_received", full)
+    data = DataConfig(batch_size=2, workers=1, prefetch_batches=1)
+    with pytest.raises(OSError, match="Too many open files"):
+        next(_training(manifest, data).batches(0, 1))
