@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
@@ -153,7 +154,13 @@ class LoggerThread:
         self._put((step, values))
 
     def ask_to_close(self) -> None:
-        self._put(None)
+        """One that was only slow gets on with what it has, and then has to close as well."""
+        if not self._hangs:
+            self._put(None)
+            return
+        with suppress(Full):
+            self._steps.put_nowait(None)
+            self._hangs = False
 
     def wait_closed(self, seconds: float) -> None:
         self._thread.join(0 if self._hangs else seconds)

@@ -151,6 +151,18 @@ def test_a_page_does_not_grow_with_the_steps_and_the_stages():
     assert len(shown[1]) < 1.1 * len(shown[0]) < 80_000
 
 
+def test_points_of_several_stages_stay_in_the_picture():
+    """Together they are many, so the scale leaves the highest out; it lies on the edge."""
+    both = [
+        Curve(str(n), np.arange(12) + 12 * n, 30 + np.arange(12) % 3 + 30.0 * (n == 3))
+        for n in range(4)
+    ]
+    both[3].value[1:] = 31.0
+    svg = small_chart(both, name="x")
+    heights = [float(part.split('"')[0]) for part in svg.split('cy="')[1:]]
+    assert len(heights) == 48 and all(34 <= height <= 220 - 46 for height in heights)
+
+
 def test_few_measurements_are_points_that_are_all_inside():
     few = small_chart(curves([("a", n, 100.0 * (n == 3)) for n in range(39)]), name="R@1 <")
     assert few.count("<circle") == 39 and "<figcaption>R@1 &lt;</figcaption>" in few

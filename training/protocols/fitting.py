@@ -145,7 +145,8 @@ def measure(
     job.seen["train"] = {"failed": failed_once([*earlier, *damaged])}
     softmax = nn.Softmax(dim=1)
     asked = model if options.mean_of == "logits" else nn.Sequential(model, softmax)
-    key = {"training": key, "test": job.key("test")}
+    # Damaged videos stand for the weights, too: mended since, they are trained on anew.
+    key = {"training": key, "damaged": damaged, "test": job.key("test")}
     found = job.outputs(f"{name}_outputs", "test", key, lambda: asked)
     job.note("test", found.failed)
     probabilities = softmax(found.raw) if options.mean_of == "logits" else found.raw

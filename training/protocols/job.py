@@ -122,6 +122,7 @@ class Job:
             **made_with(self.sets["train"], self.recipe, self.process),
             "protocol": self.protocol,
             "options": self.settings(),
+            "train_size": self.options.train_size or self.source.recipe.augment.size,
             "rows": train.rows.tolist() if isinstance(train, Rows) else "all",
             "arithmetic": self.recipe.run.precision,
             "processes": self.process.world,  # batch norm sees the share of one of them

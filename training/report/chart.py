@@ -199,8 +199,8 @@ def _line(step: np.ndarray, value: np.ndarray, axes: Axes, kind: str) -> str:
 
 def _points(curve: Curve, axes: Axes) -> list[str]:
     return [
-        f'<circle cx="{axes.x(step):.1f}" cy="{axes.y(value):.1f}" r="3"/>'
-        for step, value in zip(curve.step, curve.value, strict=True)
+        f'<circle cx="{axes.x(step):.1f}" cy="{y:.1f}" r="3"/>'
+        for step, y in zip(curve.step, np.clip(axes.y(curve.value), TOP, axes.base), strict=True)
     ]
 
 

@@ -23,7 +23,7 @@ MEANT = {
     "linear": "a linear classifier on the frozen features names the action",
     "svm": "a linear classifier on the frozen features names the action",
     "finetune": "the network, fine-tuned on the labels, names the action",
-    "semi": "a linear classifier, taught with a few of the labels, names the action",
+    "semi": "a classifier, taught with a few of the labels, names the action",
 }
 # Of online retrieval, which needs no evaluation.
 ONLINE = "knn_R@1"
@@ -33,7 +33,8 @@ def title(run: Run) -> str:
     """Method and data, with the data set's name where it is one that is known."""
     data = run.data_set or (f"{len(run.train):,} videos" if run.train else "")
     name = method_name(run.recipe.method.name)
-    done = "pretrained" if run.is_done or not run.schedule else "in pretraining"
+    unknown = not run.schedule  # its manifest is not there: how long it was to be
+    done = "pretrained" if run.is_done else "trained" if unknown else "in pretraining"
     return f"{name}, {done} on {data}" if data else f"{name}, {done}"
 
 

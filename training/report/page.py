@@ -104,7 +104,7 @@ def _small_charts(named: Sequence[tuple[str, list]], steps: Steps) -> str:
 
 def _how_to_read(run: Run, steps: Steps) -> str:
     sentences = [
-        "Thin: each step. Bold: moving mean. Points: every measurement.",
+        "Thin: each step, or the mean of a few. Bold: moving mean. Points: every measurement.",
         "What is beyond the scale runs along its edge.",
     ]
     if len(steps.stages) > 1:

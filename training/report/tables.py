@@ -31,7 +31,7 @@ EXPLAINED = {
     "linear": "A linear classifier on frozen features names the class.",
     "svm": "A linear support vector machine on frozen features names the class.",
     "finetune": "The whole network learns the classes, from these weights on.",
-    "semi": "A linear classifier on frozen features, taught with a few of the labels.",
+    "semi": "A classifier, or the whole network, is taught with a few of the labels.",
 }
 Result = dict[str, Any]
 
