@@ -33,8 +33,7 @@ def title(run: Run) -> str:
     """Method and data, with the data set's name where it is one that is known."""
     data = run.data_set or (f"{len(run.train):,} videos" if run.train else "")
     name = method_name(run.recipe.method.name)
-    unknown = not run.schedule  # its manifest is not there: how long it was to be
-    done = "pretrained" if run.is_done else "trained" if unknown else "in pretraining"
+    done = "pretrained" if run.is_done or not run.schedule else "in pretraining"
     return f"{name}, {done} on {data}" if data else f"{name}, {done}"
 
 
