@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import multiprocessing
 import os
 import re
 import signal
@@ -406,3 +407,23 @@ def test_a_fault_of_the_trainer_itself_is_told_as_it_is(monkeypatch, manifest):
     data = DataConfig(batch_size=2, workers=1, prefetch_batches=1)
     with pytest.raises(OSError, match="Too many open files"):
         next(_training(manifest, data).batches(0, 1))
+
+
+def test_what_waits_at_a_seat_is_not_made_again_by_the_next_worker(manifest):
+    """One that hangs while another's batch is due is ended with its own still to be taken."""
+    stage = _training(manifest, QUIET).streams[0].stage
+    list(_workers_once())  # the server runs
+    context = multiprocessing.get_context("forkserver")
+    seat = crew.Seat(context, stage, range(5), 2)
+    while seat.made < 2:
+        time.sleep(0.01)
+    seat.end()
+    seat.start(stage)
+    taken = []
+    while len(taken) < 5:
+        item = seat.take(60)
+        if isinstance(item, HostBatch):
+            taken.append(item.index.tolist())
+            seat.go_on(stage)
+    seat.end()
+    assert taken == [stage[step].index.tolist() for step in range(5)]
