@@ -34,29 +34,6 @@ svg .side.ours { font-weight: 650; }
 .missed b { color: var(--wrong); }
 .note ul { margin: 0; padding-left: 1.2em; }
 """
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<header>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-</header>
-
-$sections
-
-<footer>$conditions</footer>
-</main>
-</body>
-</html>
-""")
 MISSED = "MISSED"
 
 
@@ -70,19 +47,19 @@ def page(
 ) -> str:
     """The whole page. name: of the command or of the device; facts: see `conditions`."""
     goals = [verdict for one in comparisons for verdict in verdicts(one)]
-    return PAGE.substitute(
+    return _template().substitute(
         title=escape(f"Benchmark: {name}"),
         lead=_lead(goals),
+        summary="",
         sections="\n".join(_sections(facts, goals, comparisons, workings, not_measured)),
-        style=_report_style() + STYLE,
-        conditions=escape(f"{in_words(facts)} · {facts['command']}"),
+        environment=escape(f"{in_words(facts)} · {facts['command']}"),
     )
 
 
-def _report_style() -> str:
-    """The style sheet of the pages of runs."""
+def _template() -> Template:
+    """The page of a run, with rules of this one's own."""
     report = TEMPLATE.read_text(encoding="utf-8")
-    return report.partition("<style>")[2].partition("</style>")[0]
+    return Template(report.replace("</style>", STYLE + "</style>"))
 
 
 def _lead(goals: Sequence[str]) -> str:
