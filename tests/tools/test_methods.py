@@ -11,7 +11,7 @@ import pytest
 from tests import runs
 from tools.demo import ROOT, StepFailed
 from tools.methods import __main__ as command
-from tools.methods import branch, held_out, run, table
+from tools.methods import branch, data, held_out, run, table
 from tools.methods.trials import PLAN, Claim, Plan, Task, Training, Variant
 from training import config
 from training.errors import ConfigError
@@ -114,7 +114,9 @@ def test_commands(tmp_path):
     ]  # fmt: skip
     (training,) = trial.run.steps()
     assert training.command[:2] == ["train.py", "a.yaml"]
-    assert training.command[-3:] == ["run.seed=3", "backbone.width=4", "optim.lr=1"]
+    assert training.command[-4:] == [
+        "run.seed=3", "data.workers=0", "backbone.width=4", "optim.lr=1",
+    ]  # fmt: skip
     saved(trial.run, {1: "first", 2: "first", 3: "last"})
     assert trial.steps()[0].command[3].endswith("step_00000003.pt")
 
@@ -169,7 +171,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     called = []
     done = finished(tmp_path)
     done[-1].result.unlink()
-    monkeypatch.setattr(run, "_call", lambda step, log: called.append(step.command[0]))
+    monkeypatch.setattr(run, "call", lambda step, folder: called.append(step.command[0]))
     monkeypatch.setattr(run.Run, "checkpoint", lambda *_: Path("x.pt"))
     monkeypatch.setattr(run.Trial, "share", lambda _: 0.5)
     run.run_all(done, jobs=2)
@@ -190,7 +192,7 @@ def test_a_trunk_is_trained_once_and_before_its_branches(tmp_path, monkeypatch):
 
 
 def test_a_result_of_other_settings_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_call", lambda step, log: None)
+    monkeypatch.setattr(run, "call", lambda step, folder: None)
     monkeypatch.setattr(run.Run, "checkpoint", lambda *_: Path("x.pt"))
     monkeypatch.setattr(run.Trial, "share", lambda _: 0.5)
     run.run_all(run.trials(tmp_path, SMALL, [0]), jobs=1)
@@ -201,13 +203,13 @@ def test_a_result_of_other_settings_is_refused(tmp_path, monkeypatch):
 
 def test_data_of_another_scale_are_refused(tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr(run, "_call", lambda step, log: called.append(step.name))
-    run.make_data(tmp_path, PLAN, [0])
-    run.make_data(tmp_path, PLAN, [0])
-    assert len(called) == 4 * len(PLAN.data)
+    monkeypatch.setattr(data, "call", lambda step, folder: called.append(step.name))
+    data.make(tmp_path, PLAN, [0])
+    data.make(tmp_path, PLAN, [0])
+    assert len(called) == 6 * len(PLAN.data)
     other = {name: replace(scale, train_videos=2) for name, scale in PLAN.data.items()}
     with pytest.raises(ConfigError, match="the folder has the demo of"):
-        run.make_data(tmp_path, replace(PLAN, data=other), [0])
+        data.make(tmp_path, replace(PLAN, data=other), [0])
 
 
 def test_a_failed_command_ends_the_check_with_its_output(tmp_path, capfd):
@@ -327,7 +329,7 @@ def test_a_method_that_learns_nothing_is_named(tmp_path):
 
 def test_the_whole_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "PLAN", SMALL)
-    monkeypatch.setattr(command, "make_data", lambda *_: None)
+    monkeypatch.setattr(data, "make", lambda *_: None)
     finished(tmp_path)
     assert command.main([str(tmp_path), "--seeds", "0", "1"]) == 0
     said = [

@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tools.demo import StepFailed
-from tools.methods import table
-from tools.methods.run import make_data, run_all, trials
+from tools.methods import data, table
+from tools.methods.run import run_all, trials
 from tools.methods.trials import PLAN
 from training.errors import ConfigError
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, start = arguments.folder.absolute(), time.perf_counter()
     todo = trials(folder, plan, arguments.seeds)
     try:
-        make_data(folder, plan, arguments.seeds)
+        data.make(folder, plan, arguments.seeds)
         run_all(todo, jobs=arguments.jobs)
     except (ConfigError, StepFailed) as error:
         print(error, file=sys.stderr)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tools.demo import ROOT, Record, Step, StepFailed, data_steps, shown
+from tools.demo import Step
+from tools.methods import data
+from tools.methods.calls import call
 from tools.methods.trials import Plan, Task, Training, Variant
 from training.errors import ConfigError
 
 RETRIEVAL, TASK = "retrieval.json", "task.json"
 SETTINGS = "trial.json"  # beside a result: what it is the result of
-LOG = "commands.txt"  # what the commands said; a run has a log.txt of its own
+# The trainings side by side have all cores busy: a process more for each would only cost its start.
+IN_LINE = "data.workers=0"
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,8 @@ class Run:
     def folder(self) -> Path:
         return self.root / "runs" / self.training.name
 
-    @property
-    def data(self) -> Path:
-        return self.root / "data" / self.training.data
+    def manifest(self, split: str) -> Path:
+        return data.manifest(self.root, self.training.data, split)
 
     @property
     def trunk(self) -> Run | None:
@@ -63,8 +62,8 @@ class Run:
         return self._command("branch", "-m", "tools.methods.branch", str(source))
 
     def _command(self, name: str, *program: str) -> Step:
-        settings = [f"data.train={self.data}/train.parquet", f"run.dir={self.folder}",
-                    f"run.seed={self.seed}", *self.training.overrides]  # fmt: skip
+        settings = [f"data.train={self.manifest('train')}", f"run.dir={self.folder}",
+                    f"run.seed={self.seed}", IN_LINE, *self.training.overrides]  # fmt: skip
         return Step(f"{name} {self.folder}", [*program, self.training.recipe, *settings])
 
     def _checkpoints(self) -> Path:
@@ -134,7 +133,7 @@ class Trial:
             command = ["evaluate.py", "fuse", "--results", *folders]
         else:
             command = ["evaluate.py", "retrieval", *self._source(), *self.variant.options,
-                       "--clips", str(self.clips), *self._manifests()]  # fmt: skip
+                       IN_LINE, "--clips", str(self.clips), *self._manifests()]  # fmt: skip
         return Step(f"evaluate {self.folder}", [*command, "-o", str(self.folder)])
 
     def _source(self) -> list[str]:
@@ -145,12 +144,16 @@ class Trial:
                 *network_of(training)]  # fmt: skip
 
     def _manifests(self) -> list[str]:
-        data = self.run.data
-        return ["--train", f"{data}/train.parquet", "--test", f"{data}/test.parquet"]
+        return [
+            "--train",
+            str(self.run.manifest("train")),
+            "--test",
+            str(self.run.manifest("test")),
+        ]
 
     def _own_task(self) -> Step:
         command = ["-m", "tools.methods.held_out", str(self.run.checkpoint(self.variant.stage)),
-                   "--data", f"{self.run.data}/test.parquet", "--scalar", self.task.scalar,
+                   "--data", str(self.run.manifest("test")), "--scalar", self.task.scalar,
                    "-o", f"{self.folder}/{TASK}"]  # fmt: skip
         return Step(f"own task {self.folder}", command)
 
@@ -178,25 +181,6 @@ def trials(folder: Path, plan: Plan, seeds: Iterable[int]) -> list[Trial]:
                 own[variant.method, variant.name] = by_folder.setdefault(trial.folder, trial)
             found += by_folder.values()
     return found
-
-
-def make_data(folder: Path, plan: Plan, seeds: Iterable[int]) -> None:
-    """Videos and manifests of every seed; those that are there are left as they are.
-
-    Raises ConfigError for a folder with data of another scale.
-    """
-    for seed in seeds:
-        for name, scale in plan.data.items():
-            data = folder / f"seed{seed}" / "data" / name
-            data.mkdir(parents=True, exist_ok=True)
-            settings = {"seed": seed, **json.loads(json.dumps(asdict(scale)))}
-            record = Record(data / "data.json", settings)
-            for step in data_steps(data, scale, seed):
-                if record.is_done(step):
-                    continue
-                start = time.perf_counter()
-                _call(step, data / LOG)
-                record.note(step, time.perf_counter() - start, done=True)
 
 
 def run_all(todo: Sequence[Trial], *, jobs: int) -> None:
@@ -274,20 +258,4 @@ def _call_all(work: Run | Trial, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(json.dumps(work.settings(), indent=2) + "\n")
     for step in work.steps():
-        _call(step, folder / LOG)
-
-
-def _call(step: Step, log: Path) -> None:
-    """Runs a command on one thread, its output in `log`. Raises StepFailed."""
-    print(f"$ {shown(step.command)}", flush=True)
-    with log.open("a") as file:
-        done = subprocess.run(
-            [sys.executable, *step.command],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode:
-        print(log.read_text()[-2000:], file=sys.stderr)
-        raise StepFailed(step, done.returncode)
+        call(step, folder)

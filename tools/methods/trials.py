@@ -139,7 +139,7 @@ CVRL_SHORT = (
     "augment.scale=[0.2,1.0]",
     "data.batch_size=32",
     "method.hidden_layers=1",
-    "run.steps=500",
+    "run.steps=450",
 )
 # Crops and light that leave the time of a segment to be seen.
 VCLR_SHORT = (
@@ -148,7 +148,7 @@ VCLR_SHORT = (
     "augment.scale=[0.5,1.0]",
     "augment.brightness=0.2",
     "augment.contrast=0.2",
-    "run.steps=400",
+    "run.steps=350",
 )
 
 # Plain MoCo to the end, and the paper's second half from the same first one. The oldest of 128 keys
