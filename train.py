@@ -16,6 +16,7 @@ import sys
 import torch
 from omegaconf import OmegaConf
 
+from models.ops import set_debug
 from pipeline import Manifest
 from pipeline.loader import Loader, decoding_of
 from pipeline.quarantine import Quarantine
@@ -46,11 +47,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--print-config", action="store_true", help="print the recipe and stop")
     parser.add_argument("--dry-run", action="store_true", help="build all, read a batch and stop")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks, check loss inputs")
     return parser.parse_intermixed_args(argv)
 
 
 def start(args: argparse.Namespace) -> int:
+    set_debug(args.debug)
     recipe = config.load(args.recipe, args.overrides)
     if args.print_config:
         print(OmegaConf.to_yaml(OmegaConf.create(recipe.plain())), end="")

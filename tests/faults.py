@@ -111,14 +111,14 @@ class KillBeforeFile:
     step: int
 
     def __call__(self) -> None:
-        original = checkpoint._write
+        original = os.replace
 
-        def write(path, content):
-            original(path, content)
-            if path.name == f"step_{self.step:08d}.pt.sha256":
+        def replace(source, target):
+            original(source, target)
+            if Path(target).name == f"step_{self.step:08d}.pt.sha256":
                 die()
 
-        checkpoint._write = write
+        os.replace = replace
 
 
 @dataclass(frozen=True)
@@ -206,14 +206,14 @@ class DiskFullAt:
         object.__setattr__(self, "steps", steps)
 
     def __call__(self) -> None:
-        original = checkpoint._write
+        original = checkpoint.whole_file
 
-        def write(path, content):
+        def full(path):
             if any(path.name == f"step_{step:08d}.pt" for step in self.steps):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            original(path, content)
+            return original(path)
 
-        checkpoint._write = write
+        checkpoint.whole_file = full
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def disturbed(whole: Path, data: Path, folder: Path, *ends: faults.Fault) -> Non
         assert died.code == -9, died.output
     runs.finished(*runs.smoke(data, folder), faults=[record])
     runs.assert_same_run(folder, whole)
-    leftovers = [p for p in folder.rglob("*") if ".tmp" in p.name]
+    leftovers = [p for p in folder.rglob("*") if ".partial" in p.name]
     assert not leftovers
 
 
@@ -197,7 +197,7 @@ def test_full_disk_leaves_the_last_good_checkpoint(tiny_data, tmp_path):
     assert died.code == -9
     assert died.output.count("not written: the disk is full") == 3
     assert runs.newest(folder).step == 2
-    assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp")]
+    assert not [p for p in folder.rglob("*") if p.name.endswith(".partial")]
 
 
 def test_full_disk_at_the_end_is_an_error(tiny_data, tmp_path):

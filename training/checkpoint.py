@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from pipeline.whole import whole_file
 from training.errors import CheckpointError
 
 FORMAT = 2
@@ -53,15 +53,16 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """
     _refuse_nan(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    for left_by_a_killed_process in folder.glob(".step_*.tmp"):
+    for left_by_a_killed_process in folder.glob("step_*.partial"):
         left_by_a_killed_process.unlink()
     buffer = io.BytesIO()
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}, buffer)
     content = buffer.getbuffer()
     path = folder / f"step_{checkpoint.step:08d}.pt"
     digest = hashlib.sha256(content).hexdigest()
-    _write(_hash_file(path), f"{digest}  {path.name}\n".encode())
-    _write(path, content)
+    for own, text in ((_hash_file(path), f"{digest}  {path.name}\n".encode()), (path, content)):
+        with whole_file(own) as file:
+            file.write(text)
     # Files of later steps are damaged ones that a resumed run has passed over: they do not count.
     for old in [p for p in files(folder) if step_of(p) <= checkpoint.step][:-keep]:
         old.unlink()
@@ -142,23 +143,6 @@ def _parsed(encoded: bytes, path: Path) -> Checkpoint:
             "others go into a training by backbone.weights, into evaluate.py with --recipe"
         )
     return Checkpoint(**content)
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def _hash_file(path: Path) -> Path:

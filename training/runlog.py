@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 
 from pipeline import Batch
+from pipeline.whole import whole_file
 from training import checkpoint
 from training.config import Recipe
 from training.errors import ConfigError, NumericError
@@ -80,12 +81,10 @@ class RunFolder:
         """Write a file, or raise ConfigError and leave the one that is there."""
         if not self.writer:
             return
-        temporary = self.path / f".{name}.tmp"
         try:
-            temporary.write_text(content)
-            temporary.replace(self.path / name)
+            with whole_file(self.path / name, sync=False) as file:
+                file.write(content.encode())
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise ConfigError(
                 f"error: cannot write {name} · {self.path} · {error.strerror} · free some space, "
                 "or choose another run.dir"

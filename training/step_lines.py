@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.whole import whole_file
+from training.errors import ConfigError
+
 
 class StepLines:
     """Lines are written as they come; those of steps after `step` are about to be made again and
@@ -14,8 +17,7 @@ class StepLines:
 
     def __init__(self, path: Path, *, step: int, say: Callable[[str], None]):
         self.path, self.say = path, say
-        if path.exists():
-            _drop_after(path, step)
+        _drop_after(path, step)
         self._file = path.open("a", buffering=1)  # a killed run keeps its lines
 
     def write(self, step: int, entry: dict) -> None:
@@ -33,10 +35,24 @@ def read(path: Path) -> list[dict]:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    kept = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    """Raises ConfigError where the shorter file cannot be written; the longer one stays."""
+    entries = read(path)
+    kept = [entry for entry in entries if entry["step"] <= step]
+    if len(kept) == len(entries) and _ends_whole(path):
+        return
+    try:
+        with whole_file(path, sync=False) as file:
+            file.writelines(f"{json.dumps(entry)}\n".encode() for entry in kept)
+    except OSError as error:
+        raise ConfigError(
+            f"error: cannot drop the lines after step {step} · {path} · {error.strerror} · free "
+            "some space, or make the folder writable"
+        ) from error
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether the last line was written to its end; so is that of no file."""
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def _parsed(line: str) -> dict | None:

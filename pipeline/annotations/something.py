@@ -21,7 +21,6 @@ from pipeline.annotations.locate import VideoIndex
 from pipeline.annotations.text import first_line, head, read_json, read_lines
 from pipeline.errors import DataError
 
-V2_LIST = re.compile(r"(?:something-something-v2-)?(train|validation|test)\.json", re.I)
 V2_HEAD = re.compile(r'\s*\[\s*\{\s*"id"\s*:\s*"?\d+"?\s*[,}]')
 V2_LABELS = re.compile(r".*labels\.json", re.IGNORECASE)
 V2_ANSWERS = re.compile(r".*test-answers\.csv", re.IGNORECASE)

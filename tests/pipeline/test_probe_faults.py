@@ -24,11 +24,6 @@ def refusal(path, **options) -> BadVideo:
     return error
 
 
-def decodable(path) -> int:
-    with open_video(path) as container:
-        return sum(1 for _ in decode_linear(container))
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("faults") / "whole.mp4"

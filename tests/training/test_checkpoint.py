@@ -149,9 +149,9 @@ def test_later_damaged_files_do_not_push_out_good_ones(tmp_path):
 
 
 def test_a_killed_process_leaves_no_file_for_ever(tmp_path):
-    (tmp_path / ".step_00000001.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / "step_00000001.pt.node.123.45.partial").write_bytes(b"half")
     checkpoint.save(tmp_path, state(2), keep=2)
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_failed_save_leaves_no_file(tmp_path, monkeypatch):

@@ -279,3 +279,34 @@ def test_a_used_folder_is_known(folder, name, used):
     assert not folder.has_run()
     (folder.path / name).write_text("")
     assert folder.has_run() == used
+
+
+def test_a_resume_rewrites_a_file_of_lines_only_to_drop_some(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    step_lines.StepLines(path, step=0, say=print).write(1, {"a": 1})
+    inode = path.stat().st_ino
+    step_lines.StepLines(path, step=1, say=print).write(2, {"a": 2})
+    assert path.stat().st_ino == inode
+    with path.open("a") as file:
+        file.write('{"step": 3, "a"')  # a killed process
+    step_lines.StepLines(path, step=2, say=print).write(3, {"a": 3})
+    assert [entry["a"] for entry in step_lines.read(path)] == [1, 2, 3]
+    step_lines.StepLines(path, step=1, say=print)
+    assert [entry["a"] for entry in step_lines.read(path)] == [1]
+
+
+def test_a_resume_without_room_keeps_the_lines_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "lines.jsonl"
+    step_lines.StepLines(path, step=0, say=print).write(1, {})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step_lines, "whole_file", full)
+    with pytest.raises(ConfigError) as refused:
+        step_lines.StepLines(path, step=0, say=print)
+    assert str(refused.value) == (
+        f"error: cannot drop the lines after step 0 · {path} · No space left on device · free "
+        "some space, or make the folder writable"
+    )
+    assert len(step_lines.read(path)) == 1
