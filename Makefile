@@ -21,7 +21,10 @@ methods-check: $(VENV)/ready
 
 # On a GPU machine, in ten minutes: every test that has a CUDA form, trainings and benchmarks, into
 # benchmarks/<device>.json and .md. PYTHON_RUN may name an interpreter that has everything already.
-PYTHON_RUN ?= $(RUN)
+ifeq ($(origin PYTHON_RUN), undefined)
+PYTHON_RUN := $(RUN)
+gpu-check: $(VENV)/ready-test
+endif
 gpu-check:
 	$(PYTHON_RUN) -m tools.benchmark gpu
 
@@ -40,5 +43,6 @@ $(VENV)/ready-test: requirements-test.txt $(VENV)/ready
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
+# Never runs/: that is where trainings leave their checkpoints.
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo benchmark .pytest_cache .ruff_cache .hypothesis

@@ -205,9 +205,8 @@ def test_the_trainer_is_one_page_and_knows_no_method():
 
 
 def tracked() -> list[Path]:
-    """Files under version control or about to be; all files where there is no git."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    """Files under version control; all sources where there is no git."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         return sources()
     return [path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file()]
