@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import multiprocessing.process
 import os
 import pickle
 import queue
@@ -56,7 +57,7 @@ class Seat:
     def start(self, stage: Stage) -> None:
         """A new process, for what is still to be made."""
         self.note.leave()
-        self._told, self._seen, self.unmoved_polls = stage.refused.changes, -1, 0
+        self._seen, self.unmoved_polls = -1, 0
         self._connection, theirs = self.context.Pipe()
         room = self.ahead - (self.made - self.taken)
         work = stage, self.steps[self.made :], room, self.note, theirs
@@ -66,25 +67,30 @@ class Seat:
         self._reader = threading.Thread(target=self._receive, daemon=True)
         self._reader.start()
 
-    def end(self) -> str:
-        """Kill the process, if it lives. Returns how it ended."""
+    def end(self, timeout_seconds: float) -> str | None:
+        """Kill the process, if it lives. Returns how it ended; None: it has not, in this time."""
         self.process.kill()
-        how = watch.ending(self.process)
-        self._reader.join()
-        self._connection.close()
+        how = watch.ending(self.process, timeout_seconds)
+        if how:
+            self._reader.join()
+            self._connection.close()
         return how
+
+    def leave(self, timeout_seconds: float) -> None:
+        """`end`, or else let nobody wait for the process any more."""
+        if self.end(timeout_seconds) is None:
+            # multiprocessing joins all of these when this process ends, however long that takes.
+            multiprocessing.process._children.discard(self.process)
 
     def take(self, timeout_seconds: float) -> HostBatch | Exception | Ended:
         """The next batch, or what came in its place. Raises queue.Empty where there is none yet."""
         return self.inbox.get(timeout=timeout_seconds)
 
-    def go_on(self, stage: Stage) -> None:
-        """A batch was taken: make one more, and hear which videos are refused by now."""
+    def go_on(self) -> None:
+        """A batch was taken: make one more. Never waits: no more than `ahead` are on their way."""
         self.taken += 1
-        news = stage.refused if stage.refused.changes != self._told else None
-        self._told = stage.refused.changes
         with contextlib.suppress(OSError):  # of a process that died: the inbox will say so
-            self._connection.send(news)
+            self._connection.send(None)
 
     def look(self) -> None:
         """Once a poll: does the process move from video to video?"""
@@ -142,8 +148,7 @@ def _serve(
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         for step in steps:
             while not room or connection.poll():
-                if news := connection.recv():
-                    stage.refused.learn(news)
+                connection.recv()
                 room += 1
             room -= 1
             _send(connection, _made(stage, step))

@@ -66,7 +66,7 @@ class Lane:
 
     def rebuild(self) -> None:
         """A fresh graph, without runs: the only way out after `collect` has failed."""
-        self.pipe: Pipeline | None = None  # what it holds on the device is free for the next one
+        self.pipe: Pipeline | None = None  # its memory and its decoders are for the next one
         self._failure: DecoderFailed | None = None
         self.pipe = _build(self.spec)
 
@@ -97,7 +97,9 @@ class Lane:
             outputs = self.pipe.share_outputs(cuda_stream=stream)
         except RuntimeError as error:
             self._failure = self._told(error)
-            raise self._failure from error
+        if self._failure:
+            # Not from DALI's error, whose traceback would keep this graph beside the next one.
+            raise self._failure
         tensors = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
         self.pipe.release_outputs()
         views = len(self.spec.augments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ class LaneRuns:
     def __init__(self, lane):
         self.lane, self.under_way = lane, 0
 
-    def submit(self, samples: list[Sample]) -> None:
+    def submit(self, samples: Sequence[Sample]) -> None:
         """Start a run; of no samples there is none."""
         if samples:
             self.lane.submit([track for sample in samples for track in sample.tracks])
@@ -46,13 +47,27 @@ class LaneRuns:
             with contextlib.suppress(Exception):
                 self.collect()
 
-    def culprits(self, samples: list[Sample]) -> list[tuple[Sample, str]]:
-        """Each sample at which the lane, which has no run, fails by itself, and why."""
-        found = []
-        for sample in samples:
-            self.submit([sample])
-            try:
-                self.collect()
-            except DecoderFailed as error:
-                found.append((sample, error.reason))
-        return found
+    def culprits(
+        self, samples: Sequence[Sample], *, failed: bool = False
+    ) -> list[tuple[Sample, str]]:
+        """Each sample at which the lane, which has no run, fails by itself, and why.
+
+        By halves: for one of n it takes log2 n + 1 to 2 log2 n runs. failed: that they fail
+        together is known.
+        """
+        if len(samples) == 1 or not failed:
+            reason = self._failure(samples)
+            if reason is None or len(samples) == 1:
+                return [] if reason is None else [(samples[0], reason)]
+        half = len(samples) // 2
+        first = self.culprits(samples[:half])
+        return first + self.culprits(samples[half:], failed=not first)
+
+    def _failure(self, samples: Sequence[Sample]) -> str | None:
+        """Why a run of these alone fails; None: it does not."""
+        self.submit(samples)
+        try:
+            self.collect()
+        except DecoderFailed as error:
+            return error.reason
+        return None

@@ -7,11 +7,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.lane_runs import LaneRuns
 from pipeline.sample import Sample, TrainingStage
+from pipeline.workers import host_batches
+
+if TYPE_CHECKING:
+    from pipeline.loader import DataConfig
 
 T = TypeVar("T")
 AUTO = "auto"
@@ -21,7 +27,7 @@ ENGINES = 7
 WITHIN = 0.05  # of the best rate: for less than this no more memory is spent
 SECONDS = 20.0  # after which no further number is tried
 BATCHES = 4  # of each number of lanes
-CPU_SAMPLES = 8  # decoded on the CPU to learn its rate
+CPU_PLACES = 2  # of a batch that is decoded on the CPU to learn its rate
 
 
 def fewest_lanes(rates: Mapping[int, float]) -> int:
@@ -51,6 +57,14 @@ def dealt(samples: Sequence[T], lanes: int) -> list[Sequence[T]]:
     """Samples in order over lanes, in parts that differ by one at most."""
     bounds = [len(samples) * n // lanes for n in range(lanes + 1)]
     return [samples[first:end] for first, end in pairwise(bounds)]
+
+
+def divided(data: DataConfig, streams: int) -> DataConfig:
+    """Workers and lanes of one of so many streams: their part, and at least one, but for workers
+    where there are none. data.lanes: a number by now.
+    """
+    workers = data.workers and max(1, data.workers // streams)
+    return replace(data, workers=workers, lanes=max(1, int(data.lanes) // streams))
 
 
 def without_measuring(asked: int | str, decoder: str, device: str) -> tuple[int, str]:
@@ -126,17 +140,38 @@ def _rate(
 
 
 def cpu_rate(
-    stage: TrainingStage,
+    stages: Sequence[TrainingStage],
+    data: DataConfig,
     *,
-    workers: int,
+    say: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Samples a second that the workers decode by FFmpeg, from what this process does in one."""
-    stage.sample(stage.first_sample, "ffmpeg", [])  # opens what is opened once
-    begun = clock()
-    for n in range(CPU_SAMPLES):
-        stage.sample(stage.first_sample + n, "ffmpeg", [])
-    return max(1, workers) * CPU_SAMPLES / (clock() - begun)
+    """Samples a second that all workers together decode by FFmpeg, of one stage after the other,
+    watched as in a training. `say` as for `host_batches`, which raises here, too.
+    """
+    seats, seconds = max(1, data.workers), 0.0
+    for stage in stages:
+        first = stage.slots[0]
+        batches = host_batches(
+            replace(
+                stage,
+                slots=tuple(range(first, first + CPU_PLACES)),
+                kinds=("ffmpeg",) * CPU_PLACES,
+            ),
+            range((1 + BATCHES) * seats),
+            workers=data.workers,
+            ahead=1,
+            decode_timeout_seconds=data.decode_timeout_seconds,
+            say=say,
+        )
+        with closing(batches):
+            for _ in range(seats):
+                next(batches)  # the first of each worker: it starts, and opens what is opened once
+            begun = clock()
+            for _ in batches:
+                pass
+            seconds += clock() - begun
+    return len(stages) * seats * BATCHES * CPU_PLACES / seconds
 
 
 def table(rates: Mapping[int, float], chosen: int) -> str:

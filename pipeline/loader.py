@@ -23,7 +23,7 @@ from pipeline.errors import DataError
 from pipeline.flow.beside import with_flow
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.views import FlowViews, Luma
-from pipeline.lanes import AUTO, described, without_measuring
+from pipeline.lanes import AUTO, described, divided, without_measuring
 from pipeline.manifest import Manifest
 from pipeline.parts import TrainingParts, build_lanes, host_views
 from pipeline.refused import Refused
@@ -31,7 +31,7 @@ from pipeline.sample import EvaluationStage, HostBatch, Reader
 from pipeline.shards.check import require_shards
 from pipeline.stream import Rendered, Stream
 
-NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "av1", "mjpeg"}
+NVDEC_CODECS = {"h264", "hevc", "vp9", "vp8", "mpeg4", "mjpeg"}
 
 
 @dataclass
@@ -43,7 +43,9 @@ class DataConfig:
     lanes: int | str = AUTO  # graphs side by side in each process; on a CPU, threads
     cpu_share: int | float | str = AUTO  # of a batch, where both decode; auto: by measured rates
     # Processes that read and decode, for each training process. 0: none, and then a decoder that
-    # hangs is not cut off, and one that crashes ends the training.
+    # hangs is not cut off, and one that crashes ends the training. Where keys are exchanged with
+    # another process (key_batch_norm: exchange), queries and keys have half of the workers and half
+    # of the lanes each, and at least one.
     workers: int = 2
     prefetch_batches: int = 2  # batches ready ahead in each worker and in each lane
     threads: int = 1  # CPU threads of each graph, and of optical flow by flow.operator: dis
@@ -60,17 +62,30 @@ class Place:
     device: str = "cpu"
 
 
-def choose_decoder(asked: str, device: str, codecs: set[str]) -> tuple[str, str]:
-    """Decoder kind and the reason in words. Raises ValueError for one that cannot work here."""
+def choose_decoder(
+    asked: str, device: str, codecs: set[str], capability: tuple[int, int] | None
+) -> tuple[str, str]:
+    """Decoder kind and the reason in words. capability: of the GPU, where there is one.
+
+    Raises ValueError for a kind that cannot work here.
+    """
     if asked in ("nvdec", "both") and device == "cpu":
         raise ValueError(f"data.decoder: {asked} needs a GPU, none is here; use auto or ffmpeg")
     if asked != "auto":
         return asked, "asked for"
     if device == "cpu":
         return "ffmpeg", "no GPU here"
-    if foreign := codecs - NVDEC_CODECS:
-        return "ffmpeg", f"NVDEC does not decode {', '.join(sorted(foreign))}"
+    if foreign := codecs - nvdec_codecs(capability):
+        return "ffmpeg", f"the NVDEC of this GPU does not decode {', '.join(sorted(foreign))}"
     return "nvdec", "the GPU decodes every codec of this data set"
+
+
+def nvdec_codecs(capability: tuple[int, int]) -> set[str]:
+    """What the NVDEC of a GPU decodes. AV1 came with GA10x (8.6); the A100 (8.0) and Hopper (9.0)
+    have Turing's engine. Source: NVDEC application note of the Video Codec SDK 13.0.
+    """
+    has_av1 = capability >= (8, 6) and capability != (9, 0)
+    return NVDEC_CODECS | {"av1"} if has_av1 else NVDEC_CODECS
 
 
 class Loader:
@@ -197,12 +212,10 @@ def build_loader(
         luma_views=flow_views if maker else None,
         refused=refused or Refused(),
     )
-    data = parts.settled(data, kept or exchanged, say=say, agreed=agreed)
-    streams = [
-        parts.stream(data, numbers, shift, say)
-        for shift, numbers in enumerate((kept, exchanged))
-        if numbers
-    ]
+    shown = [(numbers, shift) for shift, numbers in enumerate((kept, exchanged)) if numbers]
+    data = parts.settled(data, shown, say=say, agreed=agreed)
+    each = divided(data, len(shown))
+    streams = [parts.stream(each, *stream, say) for stream in shown]
     return Loader(streams, data, place.device, noted, maker, flow_views)
 
 
@@ -267,7 +280,8 @@ def _flow_of(
 
 def decoder_of(manifest: Manifest, data: DataConfig, device: str) -> tuple[str, str]:
     """`choose_decoder` for a manifest."""
-    return choose_decoder(data.decoder, device, manifest.codecs)
+    capability = None if device == "cpu" else torch.cuda.get_device_capability(device)
+    return choose_decoder(data.decoder, device, manifest.codecs, capability)
 
 
 def decoding_of(manifest: Manifest, data: DataConfig, device: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pipeline.lanes import (
     AUTO,
     NUMBERS,
     cpu_rate,
+    divided,
     fewest_lanes,
     kinds_of,
     lane_rates,
@@ -138,13 +139,14 @@ class TrainingParts:
     def settled(
         self,
         data: DataConfig,
-        views: tuple[int, ...],
+        streams: Sequence[tuple[tuple[int, ...], int]],
         *,
         say: Callable[[str], None],
         agreed: Callable[[Any], Any],
     ) -> DataConfig:
         """The configuration with a number for each `auto`: measured where lanes decode.
 
+        streams: views and shift of each, as for `stream`; all are measured at once, as they run.
         agreed: returns what rank 0 passes to it. The split must not differ between processes.
         """
         both = self.decoder == "both"
@@ -152,33 +154,37 @@ class TrainingParts:
         if self.decoder not in ("nvdec", "both") or not measured:
             lanes, _ = without_measuring(data.lanes, self.decoder, self.place.device)
             return replace(data, lanes=lanes)
-        stage = self.stage(data, views, 0)
-        rates = self._rates(data, stage)
+        stages = [self.stage(data, *stream) for stream in streams]
+        rates = self._rates(data, stages)
         lanes = fewest_lanes(rates)
         share = data.cpu_share
         if both and share == AUTO:
-            share = share_of_cpu(cpu_rate(stage, workers=data.workers), rates[lanes])
+            share = share_of_cpu(cpu_rate(stages, data, say=say), rates[lanes])
         lanes, share = agreed((lanes, share))
         say(table(rates, lanes))
         if both:
             say(f"data.cpu_share: {share} of every batch is decoded on the CPU")
         return replace(data, lanes=lanes, cpu_share=share)
 
-    def _rates(self, data: DataConfig, stage: TrainingStage) -> dict[int, float]:
-        alone = replace(stage, kinds=("nvdec",) * stage.size)
+    def _rates(self, data: DataConfig, stages: list[TrainingStage]) -> dict[int, float]:
+        alone = [replace(stage, kinds=("nvdec",) * stage.size) for stage in stages]
 
         def build(number: int) -> list:
-            return self.lanes(replace(data, lanes=number), alone)["nvdec"]
+            each = divided(replace(data, lanes=number), len(alone))
+            return [lane for stage in alone for lane in self.lanes(each, stage)["nvdec"]]
 
-        numbers = NUMBERS if data.lanes == AUTO else (int(data.lanes),)
-        samples = self._whole(build, alone)
+        # Each stage has as many lanes, so each must have as many samples.
+        found = [self._whole(data, stage) for stage in alone]
+        samples = [sample for some in found for sample in some[: min(map(len, found))]]
+        numbers = [number for number in NUMBERS if number >= len(alone)]
+        numbers = numbers if data.lanes == AUTO else [int(data.lanes)]
         return lane_rates(build, samples, ahead=data.prefetch_batches, numbers=numbers)
 
-    def _whole(self, build: Callable[[int], list], stage: TrainingStage) -> list[Sample]:
+    def _whole(self, data: DataConfig, stage: TrainingStage) -> list[Sample]:
         """Samples of the first step that decode. What does not is found again in the training."""
         samples = stage[0].samples()
-        lane = LaneRuns(build(1)[0])
-        culprits = lane.culprits(samples)
+        (lane,) = self.lanes(replace(data, lanes=1), stage)["nvdec"]
+        culprits = LaneRuns(lane).culprits(samples)
         if len(culprits) == len(samples):
             raise DecoderFailed(culprits[0][1])
         bad = {sample.number for sample, _ in culprits}

@@ -7,24 +7,17 @@ class Refused:
     """Pairs of a row of the manifest and the number of a sample of the run.
 
     In other samples a video is tried again, however much time that costs: its other frames may
-    decode, and all processes, and whoever resumes the run, have to find the same. changes: how
-    often something was added.
+    decode, and all processes, and whoever resumes the run, have to find the same. A worker is
+    not told while it runs: what is refused then are samples of other workers, or of batches that
+    were handed over.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], dict] = {}
-        self.changes = 0
 
     def add(self, index: int, number: int, line: dict) -> None:
         """Refuse a video in sample `number`; line: what the list of bad videos says of it."""
-        if (index, number) not in self._known:
-            self._known[index, number] = line
-            self.changes += 1
-
-    def learn(self, other: Refused) -> None:
-        """Refuse all that `other` refuses."""
-        for (index, number), line in other._known.items():
-            self.add(index, number, line)
+        self._known.setdefault((index, number), line)
 
     def line(self, index: int, number: int) -> dict | None:
         """What is known against the video in sample `number`, or None."""

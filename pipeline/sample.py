@@ -156,8 +156,13 @@ class TrainingStage(torch.utils.data.Dataset):
     """Item k: the samples of step k of one process. Pure; picklable; safe in any worker.
 
     slots: places of the global batch that this process fills, and kinds: the decoder of each.
-    augments: of every view of a sample. views: those to render (all are planned, so every process
-    replaces a bad video alike). refused: videos that are replaced without being read.
+    augments: of every view of a sample. views: those to render. refused: videos that are replaced
+    without being read.
+
+    All views are planned, so that every process replaces a damaged video alike. A video that takes
+    too long (E-TIMEOUT) or ends its worker (E-CRASH) does so in one process, and may not in another
+    that makes other views of the same sample: then these are of two videos, and only the list of
+    bad videos tells. Whoever resumes the run replaces it in the same sample.
     """
 
     manifest: Manifest
@@ -196,6 +201,8 @@ class TrainingStage(torch.utils.data.Dataset):
                         return self.read(index, number, attempt, kind)
             except BadVideo as error:
                 line = quarantine_line(error, self.manifest[index])
+                if error.code == "E-TIMEOUT":  # next time it may be in time
+                    line["sample"] = number
             bad.append({**line, "epoch": epoch, "position": position, "attempt": attempt})
         raise DataError(
             f"error: sample {position} of epoch {epoch}: {ATTEMPTS} videos in a row cannot be "
@@ -216,7 +223,11 @@ class TrainingStage(torch.utils.data.Dataset):
         return int(rng.integers(n))
 
     def again(self, sample: Sample, bad: list[dict]) -> list[Sample]:
-        """The sample anew, its video being refused by now: with another one, which `bad` tells."""
+        """The sample anew, its video being refused by now: with another one, which `bad` tells.
+
+        In the trainer, unwatched: only lanes that decode ask for it, and for those a file is read
+        and cut. FFmpeg may look at a first picture of VP9 or of what is no MP4; it decodes no clip.
+        """
         epoch, position = divmod(sample.number, len(self.manifest))
         bad[:] = [line for line in bad if (line["epoch"], line["position"]) != (epoch, position)]
         return [self.sample(sample.number, sample.kind, bad)]

@@ -146,7 +146,7 @@ class Stream:
         What fails in company only has one more try, which may be for want of memory.
         """
         run = self._under_way[0]
-        culprits = self.lanes[number].culprits(run.shares[number])
+        culprits = self.lanes[number].culprits(run.shares[number], failed=True)
         if not culprits and run.retried:
             raise error
         run.retried = run.retried or not culprits
@@ -197,9 +197,14 @@ class Stream:
 def _joined(parts: tuple[list[Tensor], ...], order: list[int]) -> list[Tensor]:
     """Tensors of all lanes in the order of the batch, whose samples have one or more rows each."""
     whole = [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
-    if order == sorted(order):
+    if order == sorted(order) or not whole:
         return whole
-    return [tensor.unflatten(0, (len(order), -1))[order].flatten(0, 1) for tensor in whole]
+    places = torch.tensor(order)
+    if (device := whole[0].device).type != "cpu":
+        # Indexing by the list itself would copy it from pageable memory: the host would wait.
+        places = places.pin_memory().to(device, non_blocking=True)
+    by_sample = [tensor.unflatten(0, (len(order), -1)) for tensor in whole]
+    return [tensor.index_select(0, places).flatten(0, 1) for tensor in by_sample]
 
 
 def _clips(tracks: Tensor, samples: int) -> Tensor:

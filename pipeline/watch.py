@@ -61,8 +61,12 @@ def watched(number: int, index: int) -> contextlib.AbstractContextManager[None]:
     return own.at(Place(number, index)) if own else contextlib.nullcontext()
 
 
-def ending(process: BaseProcess) -> str:
-    """How a process ended; waits for it."""
-    process.join()
-    code = process.exitcode or 0
+def ending(process: BaseProcess, timeout_seconds: float) -> str | None:
+    """How a process ended; None: it has not, within this time. One that waits for a disk cannot be
+    killed.
+    """
+    process.join(timeout_seconds)
+    code = process.exitcode
+    if code is None:
+        return None
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

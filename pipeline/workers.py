@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker, util
@@ -22,6 +23,8 @@ from pipeline.watch import Place
 # A worker that is at no video starts, packs or sends: a minute is for imports from a slow disk.
 BETWEEN_VIDEOS_SECONDS = 60.0
 POLL_SECONDS = 1.0  # how often it is looked whether workers move
+KILLED_SECONDS = 10.0  # within which a process that was killed should be gone
+STUCK_SECONDS = 60.0  # more, which it may still wait for a disk until the run is given up
 RESTARTS = 3  # after deaths that no video explains, in one run of the loader
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
@@ -42,7 +45,7 @@ def host_batches(
     at for longer than `decode_timeout_seconds` is refused (E-TIMEOUT), and one at which a worker
     dies for the second time (E-CRASH): at the first the system may have killed it for its memory.
     `say` is told of a worker that died otherwise. Raises DataError for the fourth of those, and for
-    a worker that hangs between two videos.
+    a worker that hangs between two videos or does not even end when it is killed.
     """
     if not workers:
         yield from map(stage.__getitem__, steps)
@@ -57,8 +60,11 @@ def host_batches(
         for n, step in enumerate(steps):
             yield foreman.batch(seats[n % len(seats)], step)
     finally:
+        end = time.monotonic() + KILLED_SECONDS
         for seat in seats:
-            seat.end()
+            seat.process.kill()
+        for seat in seats:
+            seat.leave(max(0.0, end - time.monotonic()))
 
 
 class _Foreman:
@@ -83,7 +89,7 @@ class _Foreman:
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, HostBatch):
-                seat.go_on(self.stage)
+                seat.go_on()
                 return item
             if item.process is seat.process:
                 self._died(seat, step)
@@ -112,7 +118,7 @@ class _Foreman:
 
     def _cut_off(self, seat: Seat) -> None:
         turn = seat.note.turn
-        seat.end()
+        self._end(seat)
         if turn == seat.note.turn:  # else it has come back at the last moment
             what = f"its decoder did not come back within {self.limit_seconds:g} s"
             cure = "re-encode it, or raise data.decode_timeout_seconds"
@@ -120,7 +126,7 @@ class _Foreman:
         seat.start(self.stage)
 
     def _died(self, seat: Seat, step: int) -> None:
-        how, place = seat.end(), seat.note.place
+        how, place = self._end(seat), seat.note.place
         if place and self.deaths[place]:
             self.unexplained -= 1  # the first death here
             what = f"its decoder ended the data worker twice ({how})"
@@ -128,6 +134,19 @@ class _Foreman:
         else:
             self._note_death(place, how, step)
         seat.start(self.stage)
+
+    def _end(self, seat: Seat) -> str:
+        """How the worker of a seat ended, killed if need be."""
+        if how := seat.end(KILLED_SECONDS):
+            return how
+        place = seat.note.place
+        where = self.stage.manifest[place.index].path if place else "at no video"
+        stuck = f"data worker {seat.process.pid} was killed and does not end"
+        cure = "it waits for the system: look for a disk or a network file system that hangs"
+        self.say(f"{stuck} · {where} · {cure}")
+        if how := seat.end(STUCK_SECONDS):
+            return how
+        raise DataError(f"error: {stuck} · {where} · {cure}, and start again")
 
     def _note_death(self, place: Place | None, how: str, step: int) -> None:
         self.unexplained += 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import lanes as lanes_module
+from pipeline import parts as parts_module
 from pipeline.augment import of_views
 from pipeline.errors import DecoderFailed
 from pipeline.lanes import (
     cpu_rate,
     dealt,
     described,
+    divided,
     fewest_lanes,
     kinds_of,
     lane_rates,
@@ -28,6 +32,9 @@ from pipeline.lanes import (
 from pipeline.loader import Place
 from pipeline.parts import TrainingParts, build_lanes
 from pipeline.refused import Refused
+from pipeline.sample import Reader
+from pipeline.stream import _joined
+from tests.cuda import never_waiting
 from tests.lane_runs import (
     AUGMENT,
     BATCH,
@@ -155,34 +162,38 @@ def manifest(tmp_path):
     return make_data(tmp_path)
 
 
-def parts(manifest, decoder: str) -> TrainingParts:
+def parts(manifest, decoder: str, *, views: int = 2, world: int = 1) -> TrainingParts:
     """As on a GPU, with DALI's CPU backend in its place."""
 
     class OnCpu(TrainingParts):
         def lanes(self, data, stage):
             return build_lanes(
-                manifest, data, "cpu", READER.views, augments=self.augments, kinds=stage.kinds,
-                tracks_per_sample=1, training=True,
+                manifest, data, "cpu", READER.views,
+                augments=tuple(self.augments[view] for view in stage.views),
+                kinds=stage.kinds, tracks_per_sample=1, training=True,
             )  # fmt: skip
 
         def stage(self, *rest):
             return replace(super().stage(*rest), reader=READER)
 
     return OnCpu(
-        manifest=manifest, clip=CLIP, augment=AUGMENT, augments=of_views(AUGMENT, 2),
-        tracks_per_sample=1, place=Place(device="cuda:0"), decoder=decoder, seed=3, first_sample=0,
-        luma_views=None, refused=Refused(),
+        manifest=manifest, clip=CLIP, augment=AUGMENT, augments=of_views(AUGMENT, views),
+        tracks_per_sample=1, place=Place(0, world, "cuda:0"), decoder=decoder, seed=3,
+        first_sample=0, luma_views=None, refused=Refused(),
     )  # fmt: skip
+
+
+WHOLE = (((0, 1), 0),)  # one stream has both views
 
 
 def test_what_is_open_is_measured_on_the_data_said_and_agreed_upon(manifest, monkeypatch):
     """Of real lanes; a damaged video does not stop the measuring."""
-    monkeypatch.setattr(lanes_module, "NUMBERS", (1, 2))
+    monkeypatch.setattr(parts_module, "NUMBERS", (1, 2))
     first = training(manifest).streams[0].stage.video_at(0, 0, 0)
     break_pictures(manifest, first)
     said, choices = [], []
     settled = parts(manifest, "both").settled(
-        config(lanes="auto"), (0, 1), say=said.append,
+        config(lanes="auto"), WHOLE, say=said.append,
         agreed=lambda choice: choices.append(choice) or (2, 0.25),
     )  # fmt: skip
     assert (settled.lanes, settled.cpu_share) == (2, 0.25)
@@ -196,31 +207,92 @@ def test_what_the_recipe_says_is_not_measured(manifest, monkeypatch):
     monkeypatch.setattr(TrainingParts, "_rates", lambda *_: pytest.fail("measured"))
     quiet = {"say": pytest.fail, "agreed": pytest.fail}
     data = config(lanes=3, cpu_share=0.4)
-    assert parts(manifest, "both").settled(data, (0, 1), **quiet) == data
-    assert parts(manifest, "nvdec").settled(config(lanes=3), (0, 1), **quiet).lanes == 3
-    assert parts(manifest, "ffmpeg").settled(config(lanes="auto"), (0, 1), **quiet).lanes == 1
+    assert parts(manifest, "both").settled(data, WHOLE, **quiet) == data
+    assert parts(manifest, "nvdec").settled(config(lanes=3), WHOLE, **quiet).lanes == 3
+    assert parts(manifest, "ffmpeg").settled(config(lanes="auto"), WHOLE, **quiet).lanes == 1
 
 
 def test_a_data_set_of_which_nothing_decodes_is_one_line(manifest):
     break_pictures(manifest, *range(9))
     with pytest.raises(DecoderFailed, match=r"^error: the decoder of the graph failed · "):
-        parts(manifest, "nvdec").settled(config(lanes="auto"), (0, 1), say=print, agreed=print)
+        parts(manifest, "nvdec").settled(config(lanes="auto"), WHOLE, say=print, agreed=print)
 
 
-def test_the_cpus_rate_is_that_of_all_workers():
+def test_streams_side_by_side_are_measured_side_by_side(manifest, monkeypatch):
+    """Queries and exchanged keys: of each number of lanes each has half, over its own samples."""
+    monkeypatch.setattr(parts_module, "NUMBERS", (1, 2, 4))
+    ours = parts(manifest, "nvdec", views=3, world=2)
+    built, build = [], type(ours).lanes
+    monkeypatch.setattr(
+        type(ours), "lanes",
+        lambda self, data, stage: built.append((stage.views, data.lanes)) or build(
+            self, data, stage),
+    )  # fmt: skip
+    streams, said = (((0, 1), 0), ((2,), 1)), []
+    settled = ours.settled(config(lanes="auto"), streams, say=said.append, agreed=lambda x: x)
+    assert built == [((0, 1), 1), ((2,), 1)] * 2 + [((0, 1), 2), ((2,), 2)]
+    assert settled.lanes in (2, 4) and " 2: " in said[0] and ", 4: " in said[0]
+
+
+@pytest.mark.parametrize(
+    ("workers", "lanes", "each"), [(5, 7, (2, 3)), (1, 1, (1, 1)), (0, 2, (0, 1))]
+)
+def test_streams_share_workers_and_lanes(workers, lanes, each):
+    data = divided(config(workers=workers, lanes=lanes), 2)
+    assert (data.workers, data.lanes) == each
+    assert divided(data, 1) == data
+
+
+@pytest.mark.parametrize(("workers", "seats"), [(0, 1), (3, 3)])
+def test_the_cpus_rate_is_that_at_which_batches_come(manifest, monkeypatch, workers, seats):
+    """Once every worker has begun: a start takes seconds. Two stages, one twice as slow."""
     engine = Engine(1)
 
-    class Stage:
-        first_sample = 5
+    def batches(stage, steps, **options):
+        assert stage.kinds == ("ffmpeg", "ffmpeg") and options["workers"] == workers
+        assert len(steps) == 5 * seats
+        for step in steps:
+            engine.now += 100 if step < seats else 0.5 * (1 + stage.views[0])
+            yield
 
-        def sample(self, number, kind, bad):
-            assert kind == "ffmpeg" and number >= 5
-            engine.now += 0.5
+    monkeypatch.setattr(lanes_module, "host_batches", batches)
+    stage = training(manifest).streams[0].stage
+    rate = cpu_rate([stage, replace(stage, views=(1,))], config(workers=workers), clock=engine)
+    assert rate == pytest.approx((2 + 2) / (0.5 + 1.0))
 
-    assert cpu_rate(Stage(), workers=3, clock=engine) == pytest.approx(6.0)
+
+def test_what_the_cpu_decodes_to_be_measured_it_decodes_in_its_workers(manifest, tmp_path):
+    """Which are watched: a decoder that crashes or hangs does not take the trainer with it."""
+    stage = training(manifest).streams[0].stage
+    (folder := tmp_path / "processes").mkdir()
+    stage = replace(stage, reader=Telling(30.0, READER.views, folder))
+    assert cpu_rate([stage], config(workers=2)) > 0
+    processes = [int(path.name) for path in folder.iterdir()]
+    assert len(processes) == 2 and os.getpid() not in processes
+
+
+@dataclass(frozen=True)
+class Telling(Reader):
+    """Notes by which process it reads."""
+
+    folder: Path
+
+    def tracks(self, *rest):
+        (self.folder / str(os.getpid())).touch()
+        return super().tracks(*rest)
 
 
 # Lanes of both kinds
+
+
+@pytest.mark.needs_cuda
+def test_lanes_of_both_kinds_are_joined_without_waiting_for_the_gpu():
+    first, second = (torch.arange(4.0, device="cuda").view(4, 1) + 4 * n for n in (0, 1))
+    order = [0, 2, 1, 3]  # of four samples of two tracks each
+    _joined(([first], [second]), order)  # the first pinned memory is allocated
+    with never_waiting():
+        (whole,) = _joined(([first], [second]), order)
+    assert whole.flatten().tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ VIDEOS = 7
 FRAMES = [4, 9, 12, 20, 25, 30, 31]
 SAMPLES = 12  # an epoch of 7 ends inside
 CLIP = ClipConfig(frames=4, stride=2)
+HOPPER = (9, 0)  # compute capability of H100 and H200
 AUGMENT = AugmentConfig(size=16, blur_sigma=[0.1, 1.0], solarize=0.3)
 # Whole picture, unchanged: numbers drawn in the pixels survive.
 PLAIN = AugmentConfig(
@@ -521,27 +522,49 @@ def test_a_recipe_of_another_number_of_views_is_refused(manifest):
             training(manifest, **options)
 
 
+def test_an_exchanged_view_has_its_part_of_the_workers_and_lanes(manifest):
+    """Not as many again: the machine has no more cores and no more decoders."""
+    loader = training(
+        manifest, data=data_config(workers=5, lanes=4), place=Place(0, 2), exchanged=(1,)
+    )
+    assert [stream.data.workers for stream in loader.streams] == [2, 2]
+    assert [len(stream.lanes) for stream in loader.streams] == [2, 2]
+    assert loader.data.lanes == 4
+
+
 @pytest.mark.parametrize(
-    ("asked", "device", "codecs", "chosen"),
+    ("asked", "gpu", "codecs", "chosen"),
     [
-        ("auto", "cpu", {"h264"}, ("ffmpeg", "no GPU here")),
-        ("auto", "cuda:0", {"h264", "vp9"},
+        ("auto", None, {"h264"}, ("ffmpeg", "no GPU here")),
+        ("auto", HOPPER, {"h264", "vp9"},
          ("nvdec", "the GPU decodes every codec of this data set")),
-        ("auto", "cuda:0", {"h264", "theora", "prores"},
-         ("ffmpeg", "NVDEC does not decode prores, theora")),
-        ("ffmpeg", "cuda:0", {"h264"}, ("ffmpeg", "asked for")),
-        ("ffmpeg", "cpu", {"h264"}, ("ffmpeg", "asked for")),
-        ("nvdec", "cuda:0", {"prores"}, ("nvdec", "asked for")),
+        ("auto", HOPPER, {"h264", "theora", "prores"},
+         ("ffmpeg", "the NVDEC of this GPU does not decode prores, theora")),
+        ("ffmpeg", HOPPER, {"h264"}, ("ffmpeg", "asked for")),
+        ("ffmpeg", None, {"h264"}, ("ffmpeg", "asked for")),
+        ("nvdec", HOPPER, {"prores"}, ("nvdec", "asked for")),
     ],
 )  # fmt: skip
-def test_the_decoder_is_chosen_with_a_reason(asked, device, codecs, chosen):
-    assert choose_decoder(asked, device, codecs) == chosen
+def test_the_decoder_is_chosen_with_a_reason(asked, gpu, codecs, chosen):
+    assert choose_decoder(asked, "cuda:0" if gpu else "cpu", codecs, gpu) == chosen
+
+
+# Turing, A100, A10, L4, H100, B200
+@pytest.mark.parametrize(
+    ("gpu", "decodes"),
+    [((7, 5), False), ((8, 0), False), ((8, 6), True), ((8, 9), True), (HOPPER, False),
+     ((10, 0), True)],
+)  # fmt: skip
+def test_av1_is_for_gpus_that_decode_it(gpu, decodes):
+    kind, why = choose_decoder("auto", "cuda:0", {"h264", "av1"}, gpu)
+    assert kind == ("nvdec" if decodes else "ffmpeg")
+    assert decodes or why == "the NVDEC of this GPU does not decode av1"
 
 
 def test_nvdec_without_a_gpu_is_refused(manifest):
     message = "data.decoder: nvdec needs a GPU, none is here; use auto or ffmpeg"
     with pytest.raises(ValueError) as caught:
-        choose_decoder("nvdec", "cpu", {"h264"})
+        choose_decoder("nvdec", "cpu", {"h264"}, None)
     assert str(caught.value) == message
     with pytest.raises(ValueError, match=message):
         training(manifest, data=data_config(decoder="nvdec"))

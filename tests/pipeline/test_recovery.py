@@ -5,15 +5,22 @@ The GPU's kind of decoding runs on DALI's CPU backend here, which knows VP9 and 
 
 from __future__ import annotations
 
+import gc
+import math
+import weakref
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline import Manifest
+from pipeline import Manifest, graph
 from pipeline.errors import DataError, DecoderFailed
 from pipeline.graph import Lane
+from pipeline.lane_runs import LaneRuns
 from pipeline.loader import EvaluationLoader, Place
 from pipeline.quarantine import Quarantine
 from pipeline.refused import Refused
@@ -159,7 +166,7 @@ def test_what_fails_in_company_only_is_tried_once_more(manifest):
     assert_same(loader.batches(0, 3), quiet.batches(0, 3))
     assert not noted and lane.rebuilt == 1
     with pytest.raises(DataError) as caught:
-        list(training(manifest, lanes={"nvdec": [Failing(2)]}).batches(0, 3))
+        list(training(manifest, lanes={"nvdec": [Failing(10**6)]}).batches(0, 3))
     assert str(caught.value) == (
         "error: the decoder of the graph failed · out of sessions · run python -m tools.index "
         "again, or use data.decoder=ffmpeg"
@@ -204,19 +211,76 @@ def test_a_decoder_that_fails_at_everything_ends_the_run_in_one_line(manifest):
         list(training(manifest, lanes={"nvdec": [Failing(10**6, company=0)]}).batches(0, 1))
 
 
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=70), st.booleans())
+def test_whoever_fails_alone_is_found_by_halves(bad, failed):
+    lane = Counting(bad)
+    samples = [Numbered(n) for n in range(len(bad))]
+    failed = failed and any(bad)
+    found = LaneRuns(lane).culprits(samples, failed=failed)
+    assert [sample.number for sample, _ in found] == [n for n, is_bad in enumerate(bad) if is_bad]
+    assert {reason for _, reason in found} <= {"cannot read it"}
+    if failed and sum(bad) == 1:
+        depth = max(1, math.ceil(math.log2(len(bad))))
+        assert lane.count <= (depth + 1 if bad[-1] else 2 * depth)
+
+
+class Numbered(NamedTuple):
+    """A sample and its only track in one."""
+
+    number: int
+
+    @property
+    def tracks(self) -> list[Numbered]:
+        return [self]
+
+
+class Counting(Failing):
+    """Fails at some numbers, and counts its runs."""
+
+    def __init__(self, bad: list[bool]):
+        super().__init__(0)
+        self.bad, self.count = bad, 0
+
+    def collect(self):
+        self.count += 1
+        if any(self.bad[track.number] for track in self.runs.popleft()):
+            raise DecoderFailed("cannot read it")
+        return [], []
+
+
+def test_a_graph_that_failed_is_gone_before_the_next_is_made(manifest, monkeypatch):
+    """Else its decoders and its memory are there twice while a lane is built again."""
+    break_pictures(manifest, 2)
+    sample = training(manifest).streams[0].stage.read(2, 0, 0, "nvdec")
+    (lane,) = lanes_of(config(), 2, training=True)["nvdec"]
+    made, alive = weakref.ref(lane.pipe), []
+    build = graph._build
+    monkeypatch.setattr(graph, "_build", lambda spec: alive.append(made()) or build(spec))
+    runs = LaneRuns(lane)
+    gc.disable()  # as in a training
+    try:
+        runs.submit([sample])
+        with pytest.raises(DecoderFailed, match=r"^error: the decoder of the graph failed · \w"):
+            runs.collect()
+    finally:
+        gc.enable()
+    assert alive == [None]
+
+
 def test_a_run_that_cannot_even_be_started_is_a_failure_of_the_lane(manifest):
     """What DALI says of an earlier run may come when a later one is scheduled."""
-    graph = Lane(lanes_of(config(), 1, training=False)["nvdec"][0].spec)
+    lane = Lane(lanes_of(config(), 1, training=False)["nvdec"][0].spec)
     stage = EvaluationStage(manifest, CLIP, AUGMENT, READER, 1, BATCH, "nvdec")
     tracks = stage.read(0).tracks
-    graph.pipe = Refusing()
-    graph.submit(tracks)
-    graph.submit(tracks)
+    lane.pipe = Refusing()
+    lane.submit(tracks)
+    lane.submit(tracks)
     with pytest.raises(DecoderFailed, match="no more runs"):
-        graph.collect()
-    graph.rebuild()
-    graph.submit(tracks)
-    assert len(graph.collect()[0][0]) == 1
+        lane.collect()
+    lane.rebuild()
+    lane.submit(tracks)
+    assert len(lane.collect()[0][0]) == 1
 
 
 class Refusing:

@@ -454,6 +454,7 @@ def test_a_video_past_its_deadline_is_replaced(manifest, monkeypatch):
     bad: list[dict] = []
     assert training(manifest).sample(0, "ffmpeg", bad).index != slow
     assert bad[0]["code"] == "E-TIMEOUT"
+    assert bad[0]["sample"] == 0, "a resumed run replaces it unread, however fast it is by then"
     assert "raise data.decode_timeout_seconds" in bad[0]["detail"]
 
 

@@ -11,10 +11,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -282,9 +284,9 @@ def _raise(error: Exception):
     raise error
 
 
-def run_misbehaving(how: str, workers: int = 1, **changed) -> list[HostBatch]:
+def run_misbehaving(how: str, workers: int = 1, *, say=print, **changed) -> list[HostBatch]:
     data = replace(QUIET, workers=workers, **changed)
-    return [rendered.host for rendered in Stream(Misbehaving(how), {}, data).run(range(1, 4))]
+    return [rendered.host for rendered in Stream(Misbehaving(how), {}, data, say).run(range(1, 4))]
 
 
 def _workers_once() -> Iterator:
@@ -300,13 +302,29 @@ def test_a_worker_that_dies_at_no_video_is_one_line_after_three_restarts():
     )
 
 
-def test_a_worker_that_hangs_at_no_video_is_one_line(monkeypatch):
-    monkeypatch.setattr(workers_module, "BETWEEN_VIDEOS_SECONDS", 1.5)
-    monkeypatch.setattr(workers_module, "POLL_SECONDS", 0.2)
+@pytest.fixture
+def unkillable(monkeypatch) -> Iterator[set[int]]:
+    """Processes that SIGKILL does not end, as those that wait for a disk; gone after the test."""
+    processes = set()
+    monkeypatch.setattr(BaseProcess, "kill", lambda self: processes.add(self.pid))
+    monkeypatch.setattr(workers_module, "KILLED_SECONDS", 0.1)
+    monkeypatch.setattr(workers_module, "STUCK_SECONDS", 0.1)
+    yield processes
+    for number in processes:
+        os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "does not even end"])
+def test_a_worker_that_hangs_at_no_video_is_one_line(monkeypatch, request, ends):
+    monkeypatch.setattr(workers_module, "BETWEEN_VIDEOS_SECONDS", 0.5)
+    monkeypatch.setattr(workers_module, "POLL_SECONDS", 0.1)
+    if not ends:
+        request.getfixturevalue("unkillable")
     with pytest.raises(DataError) as caught:
         run_misbehaving("hang", decode_timeout_seconds=1.0)
+    assert not multiprocessing.active_children(), "this process would wait for it at its end"
     assert re.fullmatch(
-        r"error: batch [0-2] did not come within 1.5 s · its data worker is at no video and does "
+        r"error: batch [0-2] did not come within 0.5 s · its data worker is at no video and does "
         r"not answer · look for a full memory or a disk that hangs, lower data.workers",
         str(caught.value),
     )  # batch 2 hangs; on a busy machine a start may take as long
@@ -356,24 +374,25 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "bug", "child"])
-def test_workers_end_with_their_trainer(tmp_path, how):
+def test_workers_end_with_their_trainer(tmp_path):
     """The pipe closes only when its last holder, worker or server, is gone; a worker hangs, too."""
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(
-        [sys.executable, str(script), how], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline() == "started\n"
-        if how == "killed":
-            process.kill()
-        try:
+    with ExitStack() as stack:  # all at once: each takes seconds to import torch
+        trainers = {}
+        for how in ("killed", "bug", "child"):
+            trainers[how] = process = stack.enter_context(subprocess.Popen(
+                [sys.executable, str(script), how], env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            ))  # fmt: skip
+            stack.callback(process.kill)
+        for how, process in trainers.items():
+            assert process.stdout.readline() == "started\n", how
+            if how == "killed":
+                process.kill()
             _, errors = process.communicate(timeout=45)
-        finally:
-            process.kill()
-    assert ("KeyError: 'a bug in the trainer'" in errors) == (how != "killed")
+            assert ("KeyError: 'a bug in the trainer'" in errors) == (how != "killed"), how
 
 
 class DeadSeat:
@@ -384,6 +403,22 @@ class DeadSeat:
     unmoved_polls = 10**6
 
     def look(self) -> None: ...
+
+
+class StuckSeat(DeadSeat):
+    """Of a worker that is killed at video 7 and ends only when it is waited for this often."""
+
+    process = SimpleNamespace(is_alive=lambda: True, pid=42)
+
+    def __init__(self, waits: int):
+        self.waits, self.started = waits, False
+
+    def end(self, timeout_seconds: float) -> str | None:
+        self.waits -= 1
+        return None if self.waits else "killed by SIGKILL"
+
+    def start(self, stage) -> None:
+        self.started = True
 
 
 class DueSeat(DeadSeat):
@@ -399,6 +434,21 @@ def test_a_worker_that_died_is_not_one_that_hangs():
     assert not foreman.deaths
 
 
+def test_a_worker_that_cannot_be_killed_is_told_and_ends_the_run(manifest):
+    stage, said = _training(manifest, QUIET).streams[0].stage, []
+    stuck = (
+        f"data worker 42 was killed and does not end · {manifest[7].path} · it waits for the "
+        "system: look for a disk or a network file system that hangs"
+    )
+    late, never = StuckSeat(waits=2), StuckSeat(waits=9)
+    workers_module._Foreman(stage, [late], 1.0, said.append)._look(late, 0)
+    assert said == [stuck] and late.started and stage.refused.line(7, 3)["code"] == "E-TIMEOUT"
+    with pytest.raises(DataError) as caught:
+        workers_module._Foreman(stage, [never], 1.0, said.append)._look(never, 0)
+    assert str(caught.value) == f"error: {stuck}, and start again"
+    assert not never.started
+
+
 def test_a_fault_of_the_trainer_itself_is_told_as_it_is(monkeypatch, manifest):
     def full(connection):
         raise OSError(errno.EMFILE, "Too many open files")
@@ -409,21 +459,42 @@ def test_a_fault_of_the_trainer_itself_is_told_as_it_is(monkeypatch, manifest):
         next(_training(manifest, data).batches(0, 1))
 
 
+def seated(stage, steps: range, *, made: int) -> crew.Seat:
+    """A seat whose first worker has `made` batches ready, as many as it may."""
+    list(_workers_once())  # the server runs
+    seat = crew.Seat(multiprocessing.get_context("forkserver"), stage, steps, made)
+    while seat.made < made:
+        time.sleep(0.01)
+    return seat
+
+
+def test_however_many_videos_are_refused_the_trainer_waits_for_no_worker():
+    """One that hangs reads nothing, and the trainer is who cuts it off."""
+    stage = Misbehaving("sleep")
+    seat = seated(stage, range(5), made=2)
+    for number in range(20_000):
+        stage.refused.add(number, number, {})
+    for _ in range(2):
+        assert isinstance(seat.take(60), HostBatch)
+        going = threading.Thread(target=seat.go_on, daemon=True)
+        going.start()
+        going.join(10)
+        assert not going.is_alive()
+        time.sleep(0.2)  # from now on the worker sleeps in batch 2
+    assert seat.end(60) == "killed by SIGKILL"
+
+
 def test_what_waits_at_a_seat_is_not_made_again_by_the_next_worker(manifest):
     """One that hangs while another's batch is due is ended with its own still to be taken."""
     stage = _training(manifest, QUIET).streams[0].stage
-    list(_workers_once())  # the server runs
-    context = multiprocessing.get_context("forkserver")
-    seat = crew.Seat(context, stage, range(5), 2)
-    while seat.made < 2:
-        time.sleep(0.01)
-    seat.end()
+    seat = seated(stage, range(5), made=2)
+    seat.end(60)
     seat.start(stage)
     taken = []
     while len(taken) < 5:
         item = seat.take(60)
         if isinstance(item, HostBatch):
             taken.append(item.index.tolist())
-            seat.go_on(stage)
-    seat.end()
+            seat.go_on()
+    seat.end(60)
     assert taken == [stage[step].index.tolist() for step in range(5)]
