@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import torch
 
 from pipeline import DataError, Manifest
 from training import config, distributed, errors
+from training.distributed import Process
 from training.protocols import MEASURES, compare, export, fuse, inputs, record, usage
 from training.protocols.job import Job
 from training.protocols.record import read_content
@@ -100,17 +102,29 @@ def run(args: argparse.Namespace) -> int:
 def run_splits(args: argparse.Namespace) -> int:
     """Measure every pair of manifests, and where there are several, the mean over them."""
     source, options = prepared(args, args.protocol)
+    splits = list(labelled_splits(args))
+    with distributed.joined(source.recipe.run.device) as process:
+        contents = [
+            measure(Job(args.protocol, source, options, sets, folder, process))
+            for folder, sets in splits
+        ]
+        tell_mean(args, contents, process)
+    return exit_code(args, contents)
+
+
+def labelled_splits(args: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Manifest]]]:
+    """Every pair of manifests, and the folder of its results: where there are several, one each."""
     splits = [labelled(args, *pair) for pair in zip(args.train, args.test, strict=True)]
     inputs.check_splits([sets["train"] for sets in splits])
-    output, contents = Path(args.output), []
-    with distributed.joined(source.recipe.run.device) as process:
-        for number, sets in enumerate(splits, 1):
-            folder = output if len(splits) == 1 else output / f"split{number}"
-            contents.append(measure(Job(args.protocol, source, options, sets, folder, process)))
-        if len(splits) > 1 and process.is_main:
-            content = record.mean_of(contents)
-            told(content, record.write(output, content))
-    return exit_code(args, contents)
+    for number, sets in enumerate(splits, 1):
+        yield Path(args.output, *([f"split{number}"] if len(splits) > 1 else [])), sets
+
+
+def tell_mean(args: argparse.Namespace, contents: list[dict], process: Process) -> None:
+    """Write and print the mean of several splits."""
+    if len(contents) > 1 and process.is_main:
+        content = record.mean_of(contents)
+        told(content, record.write(Path(args.output), content))
 
 
 def measure(job: Job) -> dict:
@@ -142,31 +156,36 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_fuse(args: argparse.Namespace) -> int:
-    """Join two results, those of the two streams of a checkpoint being measured first."""
-    output = Path(args.output)
-    folders = args.results or [output / stream for stream in STREAMS]
+    """Join two results, or those of the two streams of a checkpoint, measured first, and where
+    there are several splits, the mean over them.
+    """
+    if args.results:
+        return exit_code(args, [fused(args, args.results, Path(args.output))])
+    splits, contents = list(labelled_splits(args)), []
+    sources = [prepared(args, args.of, (f"method.stream={stream}",)) for stream in STREAMS]
+    with distributed.joined(sources[0][0].recipe.run.device) as process:
+        for folder, sets in splits:
+            streams = [folder / stream for stream in STREAMS]
+            for own, (source, options) in zip(streams, sources, strict=True):
+                measure(Job(args.of, source, options, sets, own, process))
+            if process.is_main:  # it joins what all have measured
+                contents.append(fused(args, streams, folder))
+        tell_mean(args, contents, process)
+    return exit_code(args, contents)
+
+
+def fused(args: argparse.Namespace, folders: list[Path], output: Path) -> dict:
+    """Join the results of two folders, write and print them; what the file says."""
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise errors.ConfigError(
             f"error: the joined result would replace one of the two · {output} · choose another "
             "folder with -o"
         )
-    if not args.results and not measure_streams(args, folders):
-        return 0  # the main process joins what all have measured
     content, outcome = fuse.measure(folders, args.of)
     told(content, record.write(output, content, outcome))
     if args.of == "retrieval":
         fuse.keep_features(folders, output)
-    return exit_code(args, [content])
-
-
-def measure_streams(args: argparse.Namespace, folders: list[Path]) -> bool:
-    """Measure a checkpoint's streams, each into its folder; whether this is the main process."""
-    sets = labelled(args, args.train[0], args.test[0])
-    sources = [prepared(args, args.of, (f"method.stream={stream}",)) for stream in STREAMS]
-    with distributed.joined(sources[0][0].recipe.run.device) as process:
-        for folder, (source, options) in zip(folders, sources, strict=True):
-            measure(Job(args.of, source, options, sets, folder, process))
-    return process.is_main
+    return content
 
 
 def prepared(args: argparse.Namespace, protocol: str, more: tuple[str, ...] = ()):
@@ -242,9 +261,9 @@ def _wrong(args: argparse.Namespace) -> str:
         flags = ", ".join(name if name == "protocol" else f"--{name}" for name in lacks)
         return f"the following arguments are required: {flags}"
     splits = {len(args.train), len(args.test)} - ({0} if args.protocol == EXPORT else set())
-    several = len(splits) > 1 or (splits != {1} and args.protocol in (EXPORT, FUSE))
+    several = len(splits) > 1 or (splits != {1} and args.protocol == EXPORT)
     if several and not args.results:
-        return "--train and --test go together, once for each split; features and fuse take one"
+        return "--train and --test go together, once for each split; features takes one"
     return ""
 
 

@@ -15,6 +15,7 @@ from pipeline.manifest import Manifest, write_manifest
 from tests.conftest import damage
 from tests.test_evaluate import arguments, refused, result
 from training import checkpoint, config, features
+from training.protocols.outcome import interval_of_mean
 
 # Two streams together
 
@@ -41,14 +42,20 @@ def fused(folders: list[Path], output: Path, *more: str) -> list[str]:
     return ["fuse", "--results", *map(str, folders), "-o", str(output), *more]
 
 
-def test_similarities_are_summed(two, tmp_path):
+@pytest.mark.parametrize("center", [False, True])
+def test_similarities_are_summed(center, two, tiny_data, tmp_path):
+    """The features that are kept beside the result give the same order."""
+    for folder in two if center else []:
+        args = arguments(tiny_data, tiny_data, folder, "clip.frames=2", "eval.center=true",
+                         source=folder.name)  # fmt: skip
+        assert evaluate.main(args) == 0
     assert evaluate.main(fused(two, tmp_path / "both")) == 0
     parts = {
         part: [features.read(folder / f"features_{part}.npz")[1] for folder in two]
         for part in ("train", "test")
     }
     pairs = zip(parts["test"], parts["train"], strict=True)
-    similarity = sum(a.feature.double().numpy() @ b.feature.double().numpy().T for a, b in pairs)
+    similarity = sum(cosines(a, center=center) @ cosines(b, center=center).T for a, b in pairs)
     label = parts["train"][0].label.numpy()
     best = (-similarity).argsort(axis=1, kind="stable")
     right = label[best] == parts["test"][0].label.numpy()[:, None]
@@ -56,8 +63,19 @@ def test_similarities_are_summed(two, tmp_path):
     for k in (1, 5, 10):
         assert content["result"][f"R@{k}"] == right[:, :k].any(1).mean()
     assert content["protocol"] == "retrieval" and len(content["joined"]) == 2
-    joined = features.read(tmp_path / "both" / "features_test.npz")[1]
-    torch.testing.assert_close(joined.feature.norm(dim=1), torch.ones(10))
+    kept = {part: features.read(tmp_path / "both" / f"features_{part}.npz") for part in parts}
+    assert {part: digest for part, (digest, _) in kept.items()} == {
+        part: content[part]["features"] for part in parts
+    }
+    test, train = (kept[part][1].feature.double().numpy() for part in ("test", "train"))
+    np.testing.assert_allclose(2 * test @ train.T, similarity, atol=1e-6)
+
+
+def cosines(found: features.Features, *, center: bool) -> np.ndarray:
+    """Vectors of unit length in float64, less their mean before where that is asked for."""
+    vector = found.feature.double().numpy() * found.length.double().numpy()[:, None]
+    vector = vector - vector.mean(0) * center
+    return vector / np.linalg.norm(vector, axis=1, keepdims=True)
 
 
 def test_probabilities_are_averaged(two, tmp_path):
@@ -183,8 +201,30 @@ def test_both_streams_of_one_checkpoint(two_streams, tiny_data, tmp_path):
     assert flow["test"]["sampling"] == "windows" and both["test"]["evaluated"] == 10
     assert (both["test"]["sampling"], both["test"]["step"]) == ("windows", flow["test"]["step"])
     assert (both["train"]["sampling"], both["train"]["clips"]) == ("uniform", 2)
-    paths = [str(tmp_path / name / "retrieval.json") for name in ("rgb", "flow")]
-    assert evaluate.main(["--compare", *paths]) == 0
+    for name in ("flow", "."):  # two streams are of the protocol of one
+        paths = [str(tmp_path / one / "retrieval.json") for one in ("rgb", name)]
+        assert evaluate.main(["--compare", *paths]) == 0
+
+
+def test_both_streams_over_two_splits(two_streams, tiny_data, tmp_path):
+    manifest, paths = Manifest.read(tiny_data), []
+    for first in (0, 2):
+        paths.append(tmp_path / f"from{first}.parquet")
+        rows = [manifest[first], manifest[first + 1]]
+        write_manifest(paths[-1], rows, classes=manifest.classes, options={})
+    args = arguments(paths[0], paths[0], tmp_path / "out", "--train", paths[1], "--test", paths[1],
+                     "flow.operator=dis", protocol="fuse", source=str(two_streams),
+                     clips=1)  # fmt: skip
+    assert evaluate.main(args) == 0
+    mean = result(tmp_path / "out")
+    own = [result(tmp_path / "out" / f"split{n}") for n in (1, 2)]
+    assert all(
+        [part["views"]["stream"] for part in one["joined"]] == ["rgb", "flow"] for one in own
+    )
+    assert mean["splits"] == [one["result"] for one in own]
+    assert mean["result"]["R@1"] == 1.0 and len(mean["joined"]) == 2
+    path = str(tmp_path / "out" / "retrieval.json")
+    assert evaluate.main(["--compare", path, path]) == 0
 
 
 def test_both_streams_of_an_untrained_network(two_streams, tiny_data, tmp_path):
@@ -248,7 +288,12 @@ def test_the_mean_over_splits(tiny_data, tmp_path, capsys):
     own = [result(tmp_path / "out" / f"split{n}", "knn")["result"]["top-1"] for n in (1, 2)]
     assert mean["result"]["top-1"] == pytest.approx(sum(own) / 2)
     assert [one["top-1"] for one in mean["splits"]] == own
-    assert "knn of pixels, mean of 2 splits: top-1" in capsys.readouterr().out
+    counts = [(round(share * 6), 6) for share in own]
+    assert mean["intervals_95"] == {"top-1": interval_of_mean(counts)}
+    low, high = (100 * end for end in mean["intervals_95"]["top-1"])
+    told = capsys.readouterr().out.splitlines()[-2]
+    assert told.startswith("knn of pixels, mean of 2 splits: top-1")
+    assert told.endswith(f"95 % interval {low:.1f} to {high:.1f})")
     path = str(tmp_path / "out" / "knn.json")
     assert evaluate.main(["--compare", path, path]) == 0
 

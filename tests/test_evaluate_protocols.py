@@ -42,6 +42,7 @@ def test_duplicates_are_answered_rightly(protocol, options, expected, measured):
         pytest.importorskip("sklearn")
     content = result(measured(protocol, *options, source="random"), protocol)
     assert {name: content["result"][name] for name in expected} == expected
+    assert content["train"].get("labelled") == ({"100 %": 10} if protocol == "semi" else None)
     assert content["intervals_95"] == {name: [1.0, 1.0] for name in expected}
     assert sum(row["videos"] for row in content["per_class"].values()) == 10
 
@@ -122,15 +123,18 @@ def test_a_frozen_encoder_stays_as_it_is(measured, monkeypatch):
     assert norm.num_batches_tracked == 5 and layer.weight.std() > 0.011
     content = result(folder, "linear")
     assert content["options"]["solver"] == "sgd" and content["test"]["evaluated"] == 10
+    assert (content["training"]["size"], content["training"]["jitter"]) == (16, 0.8)
     stored = np.load(folder / "linear_probabilities.npz")
     np.testing.assert_allclose(stored["probabilities"].sum(1), 1, atol=1e-5)
     right = stored["probabilities"].argmax(1) == stored["label"]
     assert right.mean() == content["result"]["top-1"]
 
 
-@pytest.mark.parametrize("mean_of", ["probabilities", "logits"])
-def test_all_views_are_averaged_as_asked(mean_of, measured, monkeypatch):
-    """Two clips of ten crops, of eight videos and of two: what the layer says of each is seen."""
+def test_all_views_are_averaged_as_asked(measured, monkeypatch, capsys):
+    """Two clips of ten crops, of eight videos and of two: what the layer says of each is seen.
+
+    Other test views in the same folder are of the same training.
+    """
     said, original = [], linear.classifier
 
     def watched(*args, **named):
@@ -141,16 +145,23 @@ def test_all_views_are_averaged_as_asked(mean_of, measured, monkeypatch):
         return head
 
     monkeypatch.setattr(linear, "classifier", watched)
-    options = [*SGD, f"eval.mean_of={mean_of}", "augment.eval_crops=10", "augment.eval_scale=0.5"]
-    folder = measured("linear", *options, "eval.optim.lr=5", source="random")
-    logits = torch.cat([torch.stack(said[:20]), torch.stack(said[20:])], dim=1)  # [20, 10, 2]
+    fit, found = [*SGD, "eval.optim.lr=5"], {}
+    measured("linear", *fit, source="random")
+    assert "step 5/5" in capsys.readouterr().out
+    said.clear()
+    ten = ["augment.eval_crops=10", "augment.eval_scale=0.5"]
+    for mean_of in ("probabilities", "logits"):
+        folder = measured("linear", *fit, *ten, f"eval.mean_of={mean_of}", source="random")
+        found[mean_of] = np.load(folder / "linear_probabilities.npz")["probabilities"]
+        views = result(folder, "linear")["views"]
+        assert (views["crops"], views["mean_of"]) == (10, mean_of)
+        assert views["crop"] == "four corners and the centre, and their mirror images"
+    assert "step " not in capsys.readouterr().out
+    logits = torch.cat([torch.stack(said[:20]), torch.stack(said[20:40])], dim=1)  # [20, 10, 2]
     of_mean, mean = logits.mean(0).softmax(1), logits.softmax(2).mean(0)
     assert not torch.allclose(of_mean, mean, atol=1e-4)
-    stored = np.load(folder / "linear_probabilities.npz")["probabilities"]
-    np.testing.assert_allclose(stored, of_mean if mean_of == "logits" else mean, atol=1e-6)
-    views = result(folder, "linear")["views"]
-    assert (views["crops"], views["mean_of"]) == (10, mean_of)
-    assert views["crop"] == "four corners and the centre, and their mirror images"
+    np.testing.assert_allclose(found["probabilities"], mean, atol=1e-6)
+    np.testing.assert_allclose(found["logits"], of_mean, atol=1e-6)
 
 
 def test_features_of_an_earlier_stage(measured):
@@ -188,7 +199,7 @@ def test_all_of_the_labels_are_no_few_ones(measured):
         }  # fmt: skip
 
 
-def test_videos_outside_the_list_are_not_looked_at(own_data, tiny_data, tmp_path):
+def test_videos_outside_the_list_are_not_looked_at(own_data, tiny_data, tmp_path, capsys):
     args = arguments(own_data, tiny_data, tmp_path / "out", "eval.solver=finetune", *SGD[1:],
                      "eval.per_cent=[40]", protocol="semi", source="random")  # fmt: skip
     assert evaluate.main(args) == 0
@@ -197,11 +208,13 @@ def test_videos_outside_the_list_are_not_looked_at(own_data, tiny_data, tmp_path
     others = [n for n in range(10) if f"v{n}" not in kept]
     damage(own_data, *others)
     assert evaluate.main([*args, "-o", str(tmp_path / "again")]) == 0
+    assert "train: evaluated 10/10, labels of 4 (40 %)\n" in capsys.readouterr().out
     assert result(tmp_path / "again", "semi")["train"]["failed"] == []
     damage(own_data, int(kept[0][1:]))
     assert evaluate.main([*args, "-o", str(tmp_path / "third")]) == 3
-    failed = result(tmp_path / "third", "semi")["train"]["failed"]
-    assert [entry["key"] for entry in failed] == kept[:1]
+    content = result(tmp_path / "third", "semi")["train"]
+    assert [entry["key"] for entry in content["failed"]] == kept[:1]
+    assert content["labelled"] == {"40 %": 3}
 
 
 def test_training_lists_the_videos_that_fail(own_data, tiny_data, tmp_path):

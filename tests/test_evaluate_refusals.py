@@ -134,6 +134,8 @@ def test_a_preset_of_another_protocol(tiny_data, tmp_path, capsys):
         (["fuse", "-o", "x"], "required: --checkpoint, --train, --test"),
         (["knn", "-o", "x", "--checkpoint", "random", "--train", "a", "--test", "b", "--test", "c"],
          "--train and --test go together, once for each split"),
+        (["features", "-o", "x", "--checkpoint", "random", "--test", "a", "--test", "b"],
+         "once for each split; features takes one"),
         (["retrieval", "--results", "a", "b", "-o", "x"], "--results is of fuse, not of retrieval"),
         (["knn", "--of", "linear", "-o", "x"], "--of is of fuse, not of knn"),
         (["fuse", "--results", "a", "b", "-o", "x", "--clips", "3"],
@@ -152,6 +154,7 @@ def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--help"])
     said = capsys.readouterr().out
+    assert "linear's is optim.weight_decay=0.0" in " ".join(said.split())
     for word in ("eval.KEY", "center=false", "temperature=0.07", "optim.lr=0.1", "format=npz|npy",
                  "solver=lbfgs|sgd"):  # fmt: skip
         assert word in said

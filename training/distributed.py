@@ -98,6 +98,15 @@ def of_all_ranks(own: T, process: Process) -> list[T]:
     return all_of_them
 
 
+def of_main(own: T, process: Process) -> T:
+    """What the main process gives, sent to all. All have to ask; tensors are to be on the CPU."""
+    if process.world == 1:
+        return own
+    sent = [own]
+    dist.broadcast_object_list(sent, src=0)
+    return sent[0]
+
+
 def check_same(fingerprint: str, process: Process) -> None:
     """Raise DistributedError unless every process starts with the same recipe and data."""
     all_of_them = of_all_ranks(fingerprint, process)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from models import build_backbone, build_method, three_channels
 from pipeline import Batch, FlowConfig, Manifest, Place, build_evaluation_loader
+from pipeline.whole import whole_file
 from training import checkpoint, config, weights
 from training.config import Recipe
 from training.errors import CheckpointError, ConfigError
@@ -168,34 +169,32 @@ def joined(shares: Sequence[Features]) -> Features:
 def kept(path: Path, key: dict) -> Features | None:
     """Features from `path` when it was made with the same `key`.
 
-    None also for a damaged file, and where a video had failed and its file has changed since: all
-    are to be made anew.
+    None also for a missing or damaged file, and where a video had failed and its file has changed
+    since: all are to be made anew.
     """
-    if not path.exists():
-        return None
     try:
+        since = path.stat().st_mtime
         digest, stored = read(path)
-    except ConfigError:
+    except (FileNotFoundError, ConfigError):  # another process may remove it meanwhile
         return None
-    same = digest == digest_of(key) and not mended(stored.failed, path.stat().st_mtime)
+    same = digest == digest_of(key) and not mended(stored.failed, since)
     return stored if same else None
 
 
 def keep(path: Path, key: dict, made: Features) -> None:
     """Write features for `kept`; equal ones give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
     length = torch.ones(len(made.index)) if made.length is None else made.length
-    np.savez(
-        temporary,
-        digest=digest_of(key),
-        feature=made.feature.numpy(),
-        label=made.label.numpy(),
-        index=made.index.numpy(),
-        length=length.numpy(),
-        failed=json.dumps(made.failed),
-    )
-    temporary.replace(path)
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            digest=digest_of(key),
+            feature=made.feature.numpy(),
+            label=made.label.numpy(),
+            index=made.index.numpy(),
+            length=length.numpy(),
+            failed=json.dumps(made.failed),
+        )
 
 
 def digest_of(key: dict) -> str:

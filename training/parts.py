@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -52,11 +53,16 @@ class Parts:
             self._failed, self._since = len(failed), time.monotonic()
 
     def remove(self) -> None:
-        """The whole is in place: parts are of no use any more, those of other keys neither."""
+        """The whole is in place: parts are of no use any more, those of other keys neither.
+
+        What another evaluation has under way in the same folder loses what a kill would need.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, failed: list[dict]) -> None:
         mean, label, index = (torch.cat(own) for own in zip(*self._pending, strict=True))
         path = self.folder / f"from_{int(index[0]):08d}.npz"
-        features.keep(path, self._key, Features(mean, label, index, failed))
+        # Another evaluation in the same folder may be done and remove it: there is nothing to save.
+        with suppress(FileNotFoundError):
+            features.keep(path, self._key, Features(mean, label, index, failed))
         self._pending.clear()

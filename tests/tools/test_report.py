@@ -49,3 +49,11 @@ def test_results_that_do_not_belong_together(work, tmp_path, capsys):
     (own / "linear.json").write_text(text.replace('"digest": "', '"digest": "0'))
     assert report.main([str(work / "run"), "--eval", str(own)]) == 2
     assert "they are not of the linear.json beside them" in capsys.readouterr().err
+    (own / "linear.json").write_text(text)
+    foreign = work / "eval" / "random" / "features_test.npz"
+    (own / "features_test.npz").write_bytes(foreign.read_bytes())
+    assert report.main([str(work / "run"), "--eval", str(own)]) == 2
+    assert capsys.readouterr().err == (
+        "error: the features are not those of retrieval.json beside them · "
+        f"{own / 'features_test.npz'} · run evaluate.py retrieval again\n"
+    )

@@ -240,6 +240,20 @@ def test_a_single_process_is_the_main_one(monkeypatch):
     assert distributed.wrap(module, process) is module
 
 
+def test_what_the_main_process_has_is_sent_and_not_gathered(monkeypatch):
+    """Kept features may be gigabytes: nobody else's are asked for."""
+    sent: list[tuple] = []
+
+    def broadcast(objects: list, src: int) -> None:
+        sent.append((objects[0], src))
+        objects[0] = "kept"
+
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
+    assert distributed.of_main(None, Process(1, 2, CPU)) == "kept"
+    assert distributed.of_main("own", Process(0, 1, CPU)) == "own"
+    assert sent == [(None, 0)]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there():
     with pytest.raises(ConfigError, match=r"error: run\.device=cuda, but torch finds no GPU"):

@@ -6,12 +6,17 @@ import io
 import json
 import shutil
 from base64 import b64decode
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.reports import EVIL, Page, finished, page_of_all
+from training import features
 from training.errors import ConfigError
 from training.report import duration, read_evaluation, write_report
 from training.report.run import read_run
@@ -102,6 +107,23 @@ def test_curves_of_loss_retrieval_and_pace(page):
     assert all("stage moco, steps" in label for label in shown if "generator" not in label)
     assert all("stage adversarial, steps" in label for label in shown)
     assert "start of a stage: 1 moco, 2 adversarial." in page.words()
+    (first,) = [label for label in labels if label.startswith("R@1")]
+    assert first.endswith("; by chance 44.4.")  # four of nine others
+
+
+def test_chance_while_training_is_that_of_all_orders_of_the_others(work):
+    """Counted over every set of k that could be the nearest."""
+    label = np.array([0, 0, 1, 2, 1, 1, -1])
+    run = replace(read_run(work / "run"), online=SimpleNamespace(labels=label))
+    labelled = label[label >= 0].tolist()
+    for k in range(1, 6):
+        found = [
+            own in nearest
+            for n, own in enumerate(labelled)
+            for nearest in combinations(labelled[:n] + labelled[n + 1 :], k)
+        ]
+        assert run.online_chance(k) == pytest.approx(np.mean(found))
+    assert run.online_chance(6) is None and replace(run, online=None).online_chance(1) is None
 
 
 def test_pictures_move_and_can_stand_still(page):
@@ -174,7 +196,7 @@ def test_a_run_that_has_just_begun_and_one_whose_data_are_gone(work, tmp_path):
     recipe = tmp_path / "run" / "config.yaml"
     recipe.write_text(recipe.read_text().replace("odd.parquet", "gone.parquet"))
     words = Page(write_report(tmp_path / "r.html", run=tmp_path / "run")).words()
-    assert "VideoMoCo, pretrained No step is done yet." in words
+    assert "VideoMoCo No step is done yet." in words and "pretrain" not in words
     assert "gone.parquet, which is not here now" in words
 
 
@@ -214,9 +236,76 @@ def test_evaluations_whose_videos_are_elsewhere(work, tmp_path):
     own = [read_evaluation(tmp_path / "a" / "b" / "c" / "random")]
     words = Page(write_report(tmp_path / "r.html", run=run, evaluations=own)).words()
     assert "Most confused" in words and "Nearest videos" not in words
-    assert "No pictures: the manifests of the test videos were not found." in words
-    found = write_report(tmp_path / "r.html", run=run, evaluations=own, manifests=[work])
-    assert "Nearest videos" in Page(found).words()
+    assert (
+        "Not shown: features, nearest videos, since the manifest of the test videos was not found."
+        in words
+    )
+
+
+def test_neighbours_are_those_of_the_centred_features_that_were_measured(work, tmp_path):
+    """The baseline beside them has lost its features, which a line says."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        shutil.copytree(work / "eval" / "random", folder)
+    (other / "features_test.npz").unlink()
+    text = (own / "retrieval.json").read_text()
+    (own / "retrieval.json").write_text(text.replace('"center": false', '"center": true'))
+    both = [read_evaluation(folder) for folder in (own, other)]
+    page = Page(
+        write_report(tmp_path / "r.html", run=work / "run", evaluations=both, manifests=[work])
+    )
+    (why,) = [part for part in page.text if part.startswith("Not shown")]
+    assert why == (
+        "Not shown: other, since features_test.npz of other is not beside its retrieval.json."
+    )
+    kinds = [item["class"] for item in page.all("li") if item.get("class") in ("right", "wrong")]
+    stored = {part: features.read(own / f"features_{part}.npz")[1] for part in ("test", "train")}
+    expected = {}
+    for center in (False, True):
+        test, train = (scaled(one.raw.double().numpy(), center=center) for one in stored.values())
+        nearest = stored["train"].label.numpy()[(-test @ train.T).argsort(axis=1)[:, :5]]
+        label = stored["test"].label.numpy()
+        by_class = np.argsort(label, kind="stable")
+        found = (nearest == label[:, None])[by_class].reshape(-1)
+        expected[center] = ["right" if one else "wrong" for one in found]
+    assert kinds == expected[True] != expected[False]
+
+
+def scaled(vector: np.ndarray, *, center: bool) -> np.ndarray:
+    """[n, D] to unit length, less their mean before."""
+    vector = vector - vector.mean(0) * center
+    return vector / np.linalg.norm(vector, axis=1, keepdims=True)
+
+
+def test_features_of_a_later_result_are_not_shown_under_an_earlier_one(work, tmp_path):
+    """As `linear` with another eval.layer leaves them."""
+    key, own = {"layer": "layer2"}, tmp_path / "own"
+    shutil.copytree(work / "eval" / "<b>trained", own)
+    linear = (own / "linear.json").read_text()
+    for part in ("train", "test"):
+        path = own / f"features_{part}.npz"
+        digest, kept = features.read(path)
+        features.keep(path, key, kept)
+        linear = linear.replace(digest, features.digest_of(key))
+    (own / "linear.json").write_text(linear)
+    row = read_evaluation(own)
+    page = Page(write_report(tmp_path / "r.html", run=work / "run", evaluations=[row],
+                             manifests=[work]))  # fmt: skip
+    words = page.words()
+    assert (
+        "Not shown: features, nearest videos, since features_test.npz of own is of its linear and "
+        "not of its retrieval: run evaluate.py retrieval again." in words
+    )
+    assert "Retrieval encoder R@1 R@5" in words and "Most confused" in words
+    assert "Answers of own, by the linear probe." in words
+    assert not page.all("div", "map") and not page.all("ul", "found")
+    (own / "linear.json").unlink()
+    with pytest.raises(ConfigError) as error:
+        write_report(tmp_path / "r.html", run=work / "run", evaluations=[read_evaluation(own)])
+    assert str(error.value) == (
+        "error: the features are not those of retrieval.json beside them · "
+        f"{own / 'features_train.npz'} · run evaluate.py retrieval again"
+    )
 
 
 def test_a_folder_without_a_run_or_a_result(tmp_path):

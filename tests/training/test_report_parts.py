@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from tests.reports import Page
+from tests.reports import Page, measured
 from training.features import Features
-from training.protocols import MEASURES
-from training.report import Evaluation, classes, known, scatter, tables
+from training.report import classes, scatter, tables
 from training.report.axes import labels, ticks
 from training.report.chart import (
     Curve,
@@ -29,29 +26,7 @@ from training.report.evaluation import Answers, best
 from training.report.headline import lead, method_name
 from training.report.names import breakable
 from training.report.pictures import spread
-from training.report.published import by_nearness, described, published
-from training.report.setting import Setting, setting_of
-
-CLASSES = Path(__file__).parents[1] / "fixtures"
-
-
-def named(name: str) -> list[str]:
-    return (CLASSES / f"{name}_classes.txt").read_text().split()
-
-
-def measured(
-    name: str, r1: float, *, checkpoint: str = "x.pt", names=("a", "b"), **more
-) -> Evaluation:
-    """A retrieval of 300 test videos with nothing beside it."""
-    counts = {"evaluated": 300, "of": 300, "failed": [], "fingerprint": "f", "split": ""}
-    content = {
-        "protocol": "retrieval", "options": {}, "checkpoint": checkpoint, "classes": list(names),
-        "result": {"R@1": r1, "R@5": 0.9}, "chance": {"R@1": 0.01, "R@5": 0.05},
-        "intervals_95": {"R@1": [r1 - 0.05, r1 + 0.05], "R@5": [0.85, 0.95]},
-        "views": {"frames": 32}, "train": counts, "test": counts, **more,
-    }  # fmt: skip
-    return Evaluation(name, Path(name), {"retrieval": content})
-
+from training.report.setting import Setting
 
 # The chart
 
@@ -163,6 +138,17 @@ def test_points_of_several_stages_stay_in_the_picture():
     assert len(heights) == 48 and all(34 <= height <= 220 - 46 for height in heights)
 
 
+def test_a_line_is_what_chance_would_reach():
+    low = small_chart(curves([("a", n, 80.0 + n) for n in range(5)]), name="x", chance=8.25)
+    (line,) = [part for part in low.split("<path ") if part.startswith('class="by-chance"')]
+    height = float(line.split("M68 ")[1].split("H")[0])
+    heights = [float(part.split('"')[0]) for part in low.split('cy="')[1:]]
+    assert max(heights) < height <= 220 - 46 and ">chance<" in low
+    assert "stage a, steps 0 to 4: from 80 to 84; by chance 8.25." in low
+    none = small_chart([Curve("a", np.arange(3), np.full(3, np.nan))], name="x", chance=8.25)
+    assert ">chance<" not in none
+
+
 def test_few_measurements_are_points_that_are_all_inside():
     few = small_chart(curves([("a", n, 100.0 * (n == 3)) for n in range(39)]), name="R@1 <")
     assert few.count("<circle") == 39 and "<figcaption>R@1 &lt;</figcaption>" in few
@@ -180,6 +166,14 @@ def test_the_page_is_about_the_first_that_is_no_baseline():
     assert best(rows[:1]).name == "r"
 
 
+def test_two_untrained_streams_together_are_a_baseline():
+    both = measured("random", 0.1, checkpoint="random + random")
+    one = measured("half", 0.3, checkpoint="x.pt + random")
+    assert best([both, one]).name == "half"
+    text = lead(None, [both, one])
+    assert "The baseline, random, reaches 10.0 %: <strong>+20.0 points" in text
+
+
 def test_the_gain_is_over_the_better_baseline():
     baselines = [
         measured("random", 0.10, checkpoint="random"),
@@ -195,6 +189,14 @@ def test_the_gain_is_over_the_better_baseline():
     assert "within" not in lead(None, [measured("p", 0.305), *baselines])
 
 
+def test_a_baseline_without_the_measure_is_no_rival():
+    without = measured("pixels", 0.0, checkpoint="pixels", result={"R@5": 0.9})
+    rival = measured("random", 0.1, checkpoint="random")
+    text = lead(None, [measured("p", 0.3), without])
+    assert "By chance it would be 1.0 %." in text and "pixels" not in text
+    assert "The baseline, random, reaches" in lead(None, [measured("p", 0.3), without, rival])
+
+
 def test_the_lead_of_a_run_without_retrieval():
     row = measured("p", 0.3)
     content = row.results.pop("retrieval")
@@ -207,63 +209,6 @@ def test_the_lead_of_a_run_without_retrieval():
 @pytest.mark.parametrize("name", ["ViCC", "VideoMoCo", "CVRL", "VCLR"])
 def test_a_method_is_called_as_its_authors_do(name):
     assert method_name(name.lower()) == name
-
-
-def test_published_numbers_stand_beside_those_of_the_same_data_and_protocol(tmp_path):
-    row = measured("mine", 0.6, names=named("ucf101"))
-    path = tmp_path / "table.html"
-    path.write_text(tables.tables([row]))
-    page = Page(path)
-    assert len(page.all("tr", "published")) == len(page.all("tr", "said")) == 7
-    words = page.words()
-    assert "70.6 % – ResNet-50, RGB, pretrained on Kinetics-400, 1 frame at 224 pixels" in words
-    assert "Source: README of the authors' code." in words
-    assert "55.0 – 65.0" in words and "101 classes, 300 of 300 test videos" in words
-    assert "In italics: published for UCF101 under this protocol, those first" in words
-    assert "published" not in tables.tables([measured("mine", 0.6)])
-
-
-VICC = Setting("s3d", 64, "rgb", "UCF101", 1, {"frames": 32, "stride": 1, "size": 128,
-               "train": "random", "test": "windows", "step": 15, "crops": 1})  # fmt: skip
-
-
-def test_the_nearest_published_setting_comes_first_and_each_difference_is_said():
-    first, *_, last = by_nearness(published("retrieval", "ucf101"), VICC)
-    assert (first.values["R@1"], first.beside(VICC)) == (62.1, "As here.")
-    assert described(first.setting) == (
-        "S3D, RGB, pretrained on UCF101, 32 frames at 128 pixels, windows"
-    )
-    assert (last.values["R@1"], last.beside(VICC)) == (
-        70.6,
-        "Other than here: network, pretraining data, frames, size, clips of training videos, clips "
-        "of test videos.",
-    )
-    third = [row for row in published("retrieval", "ucf101") if row.values["R@1"] == 58.6]
-    assert third[0].beside(VICC) == (
-        "Other than here: network. Not known: frames, size, clips of test videos."
-    )
-    wide = published("linear", "k600")[1].setting
-    assert described(wide) == "R3D-50 (4x), RGB, pretrained on Kinetics-600"
-
-
-def test_what_is_not_known_here_is_never_called_alike():
-    row = published("retrieval", "ucf101")[0]
-    assert not row.is_alike(Setting()) and row.is_alike(VICC)
-    assert "pretraining data" in row.beside(Setting()).split("Not known: ")[1]
-
-
-def test_the_setting_of_a_result_and_of_two_that_were_joined():
-    counts = {"evaluated": 1, "of": 1, "failed": [], "fingerprint": "f", "split": ""}
-    recipe = {"backbone": {"name": "s3d", "width": 32}}
-    views = {"frames": 32, "stride": 1, "size": 128, "crops": 1, "stream": "rgb"}
-    one = measured("a", 0.3, recipe=recipe, views=views,
-                   test={**counts, "sampling": "uniform", "clips": 10})  # fmt: skip
-    assert described(setting_of(one, "retrieval", None)) == (
-        "S3D (0.5x), RGB, 32 frames at 128 pixels, 10 uniform clips"
-    )
-    both = measured("a", 0.3, views=[views, {**views, "stream": "flow"}], test=[counts] * 3)
-    setting = setting_of(both, "retrieval", None)
-    assert (setting.stream, setting.splits, setting.network) == ("rgb + flow", 3, "")
 
 
 def test_a_name_can_be_broken_between_its_words():
@@ -281,39 +226,20 @@ def test_rows_that_were_not_measured_alike_say_so():
     )
 
 
-def test_the_mean_of_splits_has_no_interval():
+def test_the_mean_of_splits_has_the_counts_of_each_and_one_interval():
     shared = {"of": 10, "failed": [], "fingerprint": "f", "split": ""}
     counts = [{"evaluated": videos, **shared} for videos in (9, 10)]
     row = measured("a", 0.3, train=counts, test=counts)
-    del row.results["retrieval"]["intervals_95"]
     text = tables.tables([row])
     assert "9 of 10 + 10 of 10 test videos, 9 + 10 training videos, mean of 2 splits." in text
-    assert "interval" not in text and "–" not in text
+    assert "30.0 %&ensp;<small>25.0 – 35.0</small>" in text
 
 
-def test_every_published_number_has_a_source_a_protocol_and_a_set():
-    content = yaml.safe_load(known.FILE.read_text())
-    seen = set()
-    for row in content["results"]:
-        needed = {"protocol", "data", "method", "network", "values", "source"}
-        more = {"stream", "width", "trained_on", "splits", "views", "more"}
-        assert needed <= set(row) <= needed | more
-        assert row["protocol"] in MEASURES and row["data"] in content["data_sets"]
-        assert row["source"] in content["sources"] and row["network"] in content["networks"]
-        assert row.get("views", "vclr") in content["views"]
-        assert all(0 < value < 100 for value in row["values"].values())
-        key = tuple(str(row.get(name)) for name in sorted(needed | more))
-        assert key not in seen
-        seen.add(key)
-    assert {row["source"] for row in content["results"]} == set(content["sources"])
-
-
-def test_a_data_set_is_known_by_its_classes():
-    assert known.data_set(named("ucf101")) == "ucf101"
-    assert known.data_set([name.replace("_", " ") for name in named("hmdb51")]) == "hmdb51"
-    assert known.data_set([*named("ucf101")[1:], "x"]) == ""  # without ApplyEyeMakeup
-    assert known.data_set(named("ucf101")[:50] + named("ucf101")[51:]) == ""
-    assert known.data_set([f"class {n}" for n in range(101)]) == ""
+def test_a_table_of_few_labels_says_how_many():
+    row = measured("a", 0.3)
+    row.results["retrieval"]["train"] |= {"labelled": {"1 %": 101, "10 %": 954}}
+    told = tables.note("retrieval", [row], Setting())
+    assert "300 training videos, labels of 101 (1 %), 954 (10 %)." in told
 
 
 # The classes

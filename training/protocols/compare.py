@@ -6,14 +6,15 @@ from typing import Any
 
 from training.config import differences
 from training.errors import ConfigError
-from training.protocols.record import INTERVALS
+from training.protocols.record import INTERVALS, TRAINING, labelled
 
 PARTS = ("train", "test")
 OF_A_SET = ("fingerprint", "split", "sampling", "clips", "step", "seed")
 
 
 def table(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Shares of both in per cent, their intervals, and the difference in points.
+    """Shares of both in per cent, their intervals, and the difference in points; below, the
+    measures that only one of them has: R@50 needs 50 training videos that decode.
 
     Raises ConfigError naming what differs in the protocol: such figures say nothing of each other.
     """
@@ -26,11 +27,13 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> str:
         )
     lines = [f"A: {one['checkpoint']}", f"B: {other['checkpoint']}"]
     lines.append(f"{'':12}{'A':>22}{'B':>22}{'B - A':>9}")
-    for name in one["chance"]:
+    for name in (name for name in one["chance"] if name in other["chance"]):
         difference = 100 * (other["result"][name] - one["result"][name])
         lines.append(f"{name:<12}{_cell(one, name):>22}{_cell(other, name):>22}{difference:>+9.1f}")
-    counts = [_counts(content) for content in (one, other)]
-    lines.append(f"{'test videos':<12}{counts[0]:>22}{counts[1]:>22}")
+    for name, told in (("test videos", _counts), ("labels of", _labelled)):
+        if any(cells := [told(content) for content in (one, other)]):
+            lines.append(f"{name:<12}{cells[0]:>22}{cells[1]:>22}")
+    lines += _only_in("A", one, other) + _only_in("B", other, one)
     return "\n".join(lines)
 
 
@@ -50,9 +53,17 @@ def protocol_of(content: dict[str, Any]) -> dict[str, Any]:
         "options": content["options"],
         "views": [view for n, view in enumerate(plain) if view not in plain[:n]],
         "classes": content["classes"],
-        "joined": [one["options"] for one in content.get("joined", [])],
+        TRAINING: content.get(TRAINING, {}),
+        "joined": _unlike(content),
         **sets,
     }
+
+
+def _unlike(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Options and training clips of those joined results that have others than the whole."""
+    names = ("options", TRAINING)
+    parts = [{name: one.get(name) for name in names} for one in content.get("joined", [])]
+    return [part for part in parts if part != {name: content.get(name) for name in names}]
 
 
 def _cell(content: dict[str, Any], name: str) -> str:
@@ -66,6 +77,15 @@ def _cell(content: dict[str, Any], name: str) -> str:
 def _counts(content: dict[str, Any]) -> str:
     sets = _listed(content["test"])
     return " + ".join(f"{one['evaluated']}/{one['of']}" for one in sets)
+
+
+def _labelled(content: dict[str, Any]) -> str:
+    return " + ".join(filter(None, map(labelled, _listed(content["train"]))))
+
+
+def _only_in(name: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    missing = [measure for measure in one["chance"] if measure not in other["chance"]]
+    return [f"only in {name}: {', '.join(missing)}"] if missing else []
 
 
 def _listed(one: Any) -> list:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from models.batchnorm import mean_statistics, running_statistics
 from pipeline import Manifest, Place, build_loader
 from pipeline.clip import ClipConfig
 from pipeline.windows import Rows
@@ -26,6 +25,7 @@ from training.protocols.job import Job
 from training.protocols.outcome import Outcome, classified
 from training.protocols.under_way import UnderWay
 from training.protocols.views import Views
+from training.protocols.whole_batch import WholeBatchDropout, over_whole_batches
 
 WEIGHT_STD = 0.01  # of a new classifier (VideoMoCo's code)
 NOTED = ("path", "key", "code", "detail")  # of a damaged video; not in which epoch it was met
@@ -83,7 +83,7 @@ def classifier(features: int, classes: int, options: Fitted, *, seed: int) -> nn
     layers = [
         UnitLength() if options.l2 else None,
         nn.BatchNorm1d(features) if options.batch_norm else None,
-        nn.Dropout(options.dropout) if options.dropout else None,
+        WholeBatchDropout(options.dropout) if options.dropout else None,
         linear,
     ]
     return nn.Sequential(*[layer for layer in layers if layer is not None])
@@ -146,7 +146,7 @@ def measure(
     softmax = nn.Softmax(dim=1)
     asked = model if options.mean_of == "logits" else nn.Sequential(model, softmax)
     # Damaged videos stand for the weights, too: mended since, they are trained on anew.
-    key = {"training": key, "damaged": damaged, "test": job.key("test")}
+    key = {"training": key, "damaged": damaged, "test": job.key("test"), "of": options.mean_of}
     found = job.outputs(f"{name}_outputs", "test", key, lambda: asked)
     job.note("test", found.failed)
     probabilities = softmax(found.raw) if options.mean_of == "logits" else found.raw
@@ -165,9 +165,9 @@ def fit(
 ) -> list[dict]:
     """Minimises cross entropy over one random augmented clip of every video and epoch.
 
-    Returns the damaged videos, in whose place others were shown. The last batches are full ones
-    that begin the next epoch. under_way: where the state is kept after each epoch, and what a
-    killed training goes on from.
+    Any number of processes trains the same network, up to rounding. Returns the damaged videos, in
+    whose place others were shown. The last batches are full ones that begin the next epoch.
+    under_way: where the state is kept after each epoch, and what a killed training goes on from.
     """
     steps = max(1, round(options.epochs * len(train) / options.batch_size))
     optimizers = [(build_optimizer(part, options.optim), factor) for part, factor in parts]
@@ -175,11 +175,11 @@ def fit(
     first, met = under_way.load(model, plain) if under_way else (0, [])
     damaged = {entry["key"]: entry for entry in met}
     loader = training_loader(train, recipe, options, process, damaged)
-    wrapped, seed = distributed.wrap(model, process).train(), recipe.run.seed
+    wrapped = distributed.wrap(over_whole_batches(model, process.device), process).train()
     for step, batch in enumerate(loader.batches(first, steps), first):
         at = options.epochs * step / steps
         lr = lr_at(at, options.optim, epochs=options.epochs, global_batch=options.batch_size)
-        distributed.seed_step(seed, step, process.rank)
+        distributed.seed_step(recipe.run.seed, step, 0)  # alike: a mask is of the whole batch
         with distributed.precision(recipe.run.precision, process):
             loss = F.cross_entropy(wrapped(clips_of(batch, recipe)[0]).float(), batch.label)
         _move(optimizers, loss, lr)
@@ -187,10 +187,8 @@ def fit(
             _report(f"step {step + 1}/{steps}", lr, loss.item(), process)
         if under_way and step + 1 < steps and _ends_epoch(step, options, len(train)):
             under_way.save(step + 1, model, plain, list(damaged.values()))
-    if first < steps:
-        _share_statistics(model, process)
-        if under_way:  # trained: what moved it is of no use any more
-            under_way.save(steps, model, [], list(damaged.values()))
+    if under_way and first < steps:  # trained: what moved it is of no use any more
+        under_way.save(steps, model, [], list(damaged.values()))
     found = distributed.of_all_ranks(list(damaged.values()), process)
     return failed_once([entry for entries in found for entry in entries])
 
@@ -245,12 +243,3 @@ def training_loader(
         flow=flow_of(recipe),
         flow_views=(0,) if flow_of(recipe) else (),
     )
-
-
-@torch.no_grad()
-def _share_statistics(model: nn.Module, process: Process) -> None:
-    """Give all processes the mean of their running statistics, so that they measure one network."""
-    own = running_statistics(model)
-    states = distributed.of_all_ranks({name: t.cpu() for name, t in own.items()}, process)
-    for name, mean in mean_statistics(states).items():
-        own[name].copy_(mean)

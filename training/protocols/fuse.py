@@ -19,7 +19,8 @@ from training.protocols.outcome import Outcome, classified
 from training.protocols.record import Stored
 
 SAME = ("protocol", "classes")  # what two results have to share to be joined
-JOINED = ("checkpoint", "options", "views", "result", "digest")  # what is told of each of the two
+# What is told of each of the two, as far as it has it.
+JOINED = ("checkpoint", "options", "views", record.TRAINING, "result", "digest")
 PARTS = ("train", "test")
 OF_A_PART = ("fingerprint", "split")
 OF_SAMPLING = ("sampling", "clips", "step", "seed")  # told of the joined result where both agree
@@ -70,22 +71,26 @@ def check_alike(one: Stored, other: Stored) -> None:
 
 def similarities(results: list[Stored]) -> tuple[Outcome, dict[str, list[dict]]]:
     """Recall at k by the sum of both cosines."""
-    center = results[0].content["options"]["center"]
-    joined, failed = {}, {}
-    for part in PARTS:
-        own = [_features(result, part) for result in results]
-        failed[part] = _failed(own)
-        common = _common(own)
-        if center:
-            common = [retrieval.centered(one) for one in common]
-        joined[part] = summed(common)
+    own = {part: [_features(result, part) for result in results] for part in PARTS}
+    joined = {part: side_by_side(own[part], results) for part in PARTS}
+    failed = {part: _failed(own[part]) for part in PARTS}
     return retrieval.asked(joined["test"], joined["train"]), failed
+
+
+def side_by_side(own: list[Features], results: list[Stored]) -> Features:
+    """The videos of one set that all results have, by `summed`; centred first where retrieval was
+    to be.
+    """
+    common = _common(own)
+    if results[0].content["options"]["center"]:
+        common = [retrieval.centered(one) for one in common]
+    return summed(common)
 
 
 def summed(parts: list[Features]) -> Features:
     """Features whose dot products are the sums of the parts' cosines: side by side."""
-    side_by_side = torch.cat([part.feature for part in parts], dim=1)
-    return replace(parts[0], feature=side_by_side, length=None)
+    feature = torch.cat([part.feature for part in parts], dim=1)
+    return replace(parts[0], feature=feature, length=None)
 
 
 def probabilities(results: list[Stored]) -> tuple[Outcome, dict[str, list[dict]]]:
@@ -109,11 +114,16 @@ def content_of(
         "options": first["options"],
         "checkpoint": " + ".join(result.content["checkpoint"] for result in results),
         "checkpoint_sha256": " + ".join(result.content["checkpoint_sha256"] for result in results),
-        "joined": [{name: result.content[name] for name in JOINED} for result in results],
+        "joined": [
+            {name: result.content[name] for name in JOINED if name in result.content}
+            for result in results
+        ],
         **record.figures(outcome, first["classes"]),
         "views": [result.content["views"] for result in results],
         "classes": first["classes"],
     }
+    if record.TRAINING in first:
+        content[record.TRAINING] = first[record.TRAINING]
     for part in PARTS:
         of = first[part]["of"]
         known = {name: first[part][name] for name in ("manifest", *OF_A_PART)}
@@ -125,19 +135,28 @@ def content_of(
         }
         counted = {"evaluated": of - len(failed[part]), "of": of, "failed": failed[part]}
         content[part] = known | counted
+        if first["protocol"] == "retrieval":
+            content[part]["features"] = digest_of(key_of_features(results, part))
     content["environment"] = {**record.environment(), "libraries": versions()}
     content["digest"] = digest_of(content)
     return content
 
 
 def keep_features(folders: list[Path], folder: Path) -> None:
-    """Write the joined features as those of a single encoder, for the pictures of a report."""
+    """Write the features that a joined retrieval was measured with as those of a single encoder,
+    for the pictures of a report. Centred ones are so already.
+    """
+    results = [record.read(one, "retrieval") for one in folders]
     for part in PARTS:
-        name = f"features_{part}.npz"
-        own = _common([features.read(one / name)[1] for one in folders])
-        joined = summed(own)
+        joined = side_by_side([_features(result, part) for result in results], results)
         scaled = replace(joined, feature=F.normalize(joined.feature, dim=1))
-        features.keep(folder / name, {"joined": [str(one) for one in folders]}, scaled)
+        features.keep(folder / f"features_{part}.npz", key_of_features(results, part), scaled)
+
+
+def key_of_features(results: list[Stored], part: str) -> dict[str, Any]:
+    """All that the joined features of a set depend on."""
+    joined = [result.content[part]["features"] for result in results]
+    return {"joined": joined, "center": results[0].content["options"]["center"]}
 
 
 def _features(result: Stored, part: str) -> Features:

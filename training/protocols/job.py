@@ -14,7 +14,7 @@ from pipeline.flow.operator import choose_operator
 from pipeline.windows import Rows
 from training import features
 from training.config import Recipe
-from training.distributed import Process, of_all_ranks
+from training.distributed import Process, of_main
 from training.errors import CheckpointError
 from training.features import Features, build_encoder, flow_of, stream_of
 from training.parts import Parts
@@ -24,6 +24,10 @@ from training.protocols.origin import made_with
 from training.protocols.views import Sampling, Views, extract, sampling_of, sized
 
 Part = Literal["train", "test"]
+# What does not change a classifier that is trained on clips: views of test videos and what is said
+# of them, pretraining, and what stands in another place of the key.
+NOT_TRAINED_ON = ("clips", "train", "test", "window_step", "size", "mean_of", "train_size",
+                  "per_cent", "list_seed", "eval_scale", "eval_crops", "views")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,27 @@ class Job:
         }
 
     def key_of_training(self, train: Manifest | Rows) -> dict:
-        """All that a classifier depends on that is trained on clips of some videos."""
+        """All that a classifier depends on that is trained on clips of some videos.
+
+        How test videos are looked at is no part of it: centre and ten crops are of one training.
+        """
         return {
             **self.of_set("train"),
             **self.of_network(),
             **made_with(self.sets["train"], self.recipe, self.process),
+            "augment": self.training_views,
             "protocol": self.protocol,
-            "options": self.settings(),
-            "train_size": self.options.train_size or self.source.recipe.augment.size,
+            "options": _trained_on(self.settings()),
             "rows": train.rows.tolist() if isinstance(train, Rows) else "all",
             "arithmetic": self.recipe.run.precision,
-            "processes": self.process.world,  # batch norm sees the share of one of them
         }
+
+    @property
+    def training_views(self) -> dict:
+        """How the clips are made that a classifier is trained on. `eval.size` is of others."""
+        augment = self.source.recipe.plain()["augment"]
+        size = self.options.train_size or augment["size"]
+        return _trained_on(augment) | {"size": size}
 
     def features(self, part: Part) -> Features:
         """Features of a set: from its file where nothing has changed, else made anew."""
@@ -146,7 +159,7 @@ class Job:
         """
         path = self.folder / f"{name}.npz"
         own = features.kept(path, key) if self.process.is_main else None
-        stored = of_all_ranks(own, self.process)[0]
+        stored = of_main(own, self.process)
         if stored is not None:
             return stored
         parts = self.parts(name, key)
@@ -175,3 +188,7 @@ class Job:
     def settings(self) -> dict:
         """The options in plain values, for the result."""
         return asdict(self.options)
+
+
+def _trained_on(settings: dict) -> dict:
+    return {name: value for name, value in settings.items() if name not in NOT_TRAINED_ON}

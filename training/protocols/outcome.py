@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from training.protocols.ranking import place_of
 
 LEVEL = 0.95  # of the interval beside each share
 TOP = (1, 5)
+TICKS = 100_000  # of a share in the interval of a mean: steps of a thousandth of a point
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,38 @@ def interval(right: int, of: int, level: float = LEVEL) -> list[float]:
     many resamples is between two quantiles of that (Efron and Tibshirani, 1993, chapter 13). Test
     videos count as independent: of clips cut from one recording the interval is too narrow.
     """
-    share = right / of
+    low, high = _quantiles(_resampled(right, of), level)
+    return [low / of, high / of]
+
+
+def interval_of_mean(counts: Sequence[tuple[int, int]], level: float = LEVEL) -> list[float]:
+    """The same for the mean of several shares, (right, of) each, of infinitely many resamples of
+    every one by itself: their densities are convolved, on a grid of TICKS.
+
+    They count as independent, too. UCF101's three test lists have no group of videos in common, but
+    HMDB51's overlap: of 90 places, 3 videos of brush_hair and 7 of pour have two. As many in every
+    class make the interval too narrow by up to sqrt(1 + 2 x 5 / 90) - 1, or 5 %.
+    """
+    size = TICKS * len(counts) + 1
+    spectrum = np.ones(size // 2 + 1, dtype=np.complex128)
+    for right, of in counts:
+        ticks = np.rint(np.arange(of + 1) * (TICKS / of)).astype(np.int64)
+        spectrum *= np.fft.rfft(np.bincount(ticks, _resampled(right, of), size))
+    low, high = _quantiles(np.fft.irfft(spectrum, size), level)
+    return [low / (size - 1), high / (size - 1)]
+
+
+def _resampled(right: int, of: int) -> np.ndarray:
+    """[of + 1] probability of every number of right answers in a resample, but for a factor."""
+    share, counts = right / of, np.arange(of + 1)
     if share in (0.0, 1.0):
-        return [share, share]
-    counts = np.arange(of + 1)
+        return (counts == right).astype(np.float64)
     factorial = np.concatenate([[0.0], np.log(np.arange(1, of + 1)).cumsum()])
     chosen = factorial[of] - factorial - factorial[::-1]
-    log_density = chosen + counts * math.log(share) + (of - counts) * math.log1p(-share)
-    below = np.exp(log_density).cumsum()
-    tail = (1 - level) / 2
-    low, high = np.searchsorted(below / below[-1], [tail, 1 - tail])
-    return [int(low) / of, int(high) / of]
+    return np.exp(chosen + counts * math.log(share) + (of - counts) * math.log1p(-share))
+
+
+def _quantiles(density: np.ndarray, level: float) -> list[int]:
+    """The places between which a share `level` of the density is."""
+    below, tail = density.cumsum(), (1 - level) / 2
+    return np.searchsorted(below / below[-1], [tail, 1 - tail]).tolist()

@@ -18,7 +18,7 @@ from training.errors import ConfigError
 from training.features import Features, digest_of, stream_of
 from training.protocols.job import Job, Part
 from training.protocols.origin import versions
-from training.protocols.outcome import LEVEL, Outcome
+from training.protocols.outcome import LEVEL, Outcome, interval_of_mean
 from training.runlog import environment
 
 CROPS = {  # by augment.eval_crops
@@ -29,6 +29,7 @@ CROPS = {  # by augment.eval_crops
 }
 SHOWN_FAILURES = 5
 INTERVALS = f"intervals_{100 * LEVEL:.0f}"
+TRAINING = "training"  # how the clips were made that a classifier was trained on
 
 
 def content_of(job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def content_of(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
     for part in ("train", "test"):
         content[part] = counts(job, part)
+    if job.options.trains_on_clips:
+        content[TRAINING] = job.training_views
     content["recipe"] = recipe.plain()
     content["environment"] = {**environment(), "libraries": versions()}
     content["digest"] = digest_of(content)
@@ -81,24 +84,39 @@ def counts(job: Job, part: Part) -> dict[str, Any]:
 
 
 def mean_of(contents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over several splits of one data set, as papers print it, and each split's counts.
+    """The mean over several splits of one data set, as papers print it, its interval, and each
+    split's counts.
 
     Of the measures that all splits have: R@50 needs 50 training videos.
     """
     first = contents[0]
     shared = ("protocol", "options", "checkpoint", "checkpoint_sha256", "views", "classes",
-              "environment")  # fmt: skip
-    content = {name: first[name] for name in shared}
+              TRAINING, "environment")  # fmt: skip
+    content = {name: first[name] for name in shared if name in first}
+    if "joined" in first:  # of every split
+        of_a_split = ("result", "digest")
+        content["joined"] = [
+            {name: one[name] for name in one if name not in of_a_split} for one in first["joined"]
+        ]
     common = [m for m in first["chance"] if all(m in one["chance"] for one in contents)]
     for name in ("result", "chance"):
         content[name] = {
             measure: sum(one[name][measure] for one in contents) / len(contents)
             for measure in common
         }
+    content[INTERVALS] = {
+        measure: interval_of_mean([_right(one, measure) for one in contents]) for measure in common
+    }
     content["splits"] = [one["result"] for one in contents]
     content |= {part: [one[part] for one in contents] for part in ("train", "test")}
     content["digest"] = digest_of(content)
     return content
+
+
+def _right(content: dict[str, Any], measure: str) -> tuple[int, int]:
+    """How many test videos were answered rightly, of how many."""
+    videos = content["test"]["evaluated"]
+    return round(content["result"][measure] * videos), videos
 
 
 def write(folder: Path, content: dict[str, Any], outcome: Outcome | None = None) -> Path:
@@ -179,15 +197,22 @@ def count_lines(content: dict[str, Any]) -> list[str]:
             known = content[part]
             names = ", ".join(entry["path"] for entry in known["failed"][:SHOWN_FAILURES])
             failed = f", failed {len(known['failed'])} ({names})" if known["failed"] else ""
-            told.append(f"{part}: evaluated {known['evaluated']}/{known['of']}{failed}")
+            few = f", labels of {labels}" if (labels := labelled(known)) else ""
+            told.append(f"{part}: evaluated {known['evaluated']}/{known['of']}{failed}{few}")
     return told
 
 
+def labelled(known: dict[str, Any]) -> str:
+    """Of `semi`, how many videos every part of the labels comes to, as 101 (1 %), 954 (10 %).
+
+    At least one of a class is taken, so that a part may be larger than its name.
+    """
+    return ", ".join(f"{number} ({part})" for part, number in known.get("labelled", {}).items())
+
+
 def share_line(content: dict[str, Any], name: str) -> str:
-    """As R@1 62.1 % (chance 1.0; 95 % interval 60.5 to 63.6); a mean of splits has no interval."""
+    """As R@1 62.1 % (chance 1.0; 95 % interval 60.5 to 63.6)."""
     share, chance = 100 * content["result"][name], 100 * content["chance"][name]
-    told = f"chance {chance:.1f}"
-    if intervals := content.get(INTERVALS):
-        low, high = (100 * end for end in intervals[name])
-        told += f"; {100 * LEVEL:.0f} % interval {low:.1f} to {high:.1f}"
-    return f"{name} {share:.1f} % ({told})"
+    low, high = (100 * end for end in content[INTERVALS][name])
+    between = f"{100 * LEVEL:.0f} % interval {low:.1f} to {high:.1f}"
+    return f"{name} {share:.1f} % (chance {chance:.1f}; {between})"

@@ -34,7 +34,7 @@ class Options(finetune.Options):
 
 def measure(job: Job) -> Outcome:
     """`linear` or `finetune` with a part of every class's training videos; the shares that CVRL's
-    paper takes.
+    paper takes. Its code has no such protocol, so that every solver's optimiser is finetune's.
 
     The videos of each part are listed by key in semi_<part>pct.txt. Raises ConfigError for a part
     that is none.
@@ -50,12 +50,23 @@ def measure(job: Job) -> Outcome:
             _write_list(job.folder / f"{_name(per_cent)}.txt", manifest, rows)
     if job.options.solver == "lbfgs":
         train, test = job.both()
-        return _joined({p: probe(part_of(train, r), test, job.classes) for p, r in lists.items()})
+        parts = {per_cent: part_of(train, rows) for per_cent, rows in lists.items()}
+        _note(job, {per_cent: len(part.index) for per_cent, part in parts.items()})
+        return _joined({p: probe(part, test, job.classes) for p, part in parts.items()})
     by = {"sgd": linear, "finetune": finetune}[job.options.solver]
     check = fitting.check if by is linear else finetune.check
     for rows in lists.values():
         check(job.options, Rows(manifest, rows))
-    return _joined({p: _fitted(job, by, p, Rows(manifest, rows)) for p, rows in lists.items()})
+    found = {p: _fitted(job, by, p, Rows(manifest, rows)) for p, rows in lists.items()}
+    failed = {entry["key"] for entry in job.seen["train"]["failed"]}
+    whole = np.array([key not in failed for key in manifest.keys])
+    _note(job, {per_cent: int(whole[rows].sum()) for per_cent, rows in lists.items()})
+    return _joined(found)
+
+
+def _note(job: Job, videos: dict[float, int]) -> None:
+    """Enter in the job how many labelled videos each part came to."""
+    job.seen["train"]["labelled"] = {f"{part:g} %": number for part, number in videos.items()}
 
 
 def _fitted(job: Job, by: ModuleType, per_cent: float, train: Rows) -> Outcome:

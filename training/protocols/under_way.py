@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from models.batchnorm import running_statistics
 from pipeline.whole import whole_file
-from training.distributed import Process, of_all_ranks
+from training.distributed import Process, of_all_ranks, of_main
 from training.features import digest_of, mended
 
 
@@ -35,15 +34,12 @@ class UnderWay:
         Step 0 where there is no file of this key, where it is damaged, and where a damaged video
         was mended since.
         """
-        own = self._read() if self.process.is_main else None
-        state = of_all_ranks(own, self.process)[0]
+        state = of_main(self._read() if self.process.is_main else None, self.process)
         if state is None:
             return 0, []
         model.load_state_dict(state["model"])
         for optimizer, own_state in zip(optimizers, state["optimizers"], strict=False):
             optimizer.load_state_dict(own_state)
-        for name, value in state["statistics"][self.process.rank].items():
-            running_statistics(model)[name].copy_(value)
         return state["step"], state["damaged"]
 
     def save(
@@ -54,8 +50,7 @@ class UnderWay:
         damaged: list[dict],
     ) -> None:
         """All processes call it, the main one writes. Raises OSError on a full disk."""
-        own = {name: value.cpu() for name, value in running_statistics(model).items()}
-        found = of_all_ranks((own, damaged), self.process)
+        found = of_all_ranks(damaged, self.process)
         if not self.process.is_main:
             return
         state = {
@@ -63,8 +58,7 @@ class UnderWay:
             "step": step,
             "model": model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "statistics": [statistics for statistics, _ in found],
-            "damaged": [entry for _, entries in found for entry in entries],
+            "damaged": [entry for entries in found for entry in entries],
         }
         buffer = io.BytesIO()  # of a file, torch would store the name, and bytes would differ
         torch.save(state, buffer)

@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from training.protocols.views import Views
 
 WIDTH = 88
+NOTES = {
+    "semi": "(optim as of finetune with solver=sgd, too; linear's is optim.weight_decay=0.0)",
+}
 
 
 def options(kinds: Mapping[str, type]) -> str:
@@ -22,7 +25,7 @@ def options(kinds: Mapping[str, type]) -> str:
     paragraphs.append(_paragraph("all", _keys(Views())))
     for name, kind in kinds.items():
         own = [key for key in _keys(kind()) if key.split("=")[0] not in common]
-        paragraphs.append(_paragraph(name, own))
+        paragraphs.append(_paragraph(name, [*own, *NOTES.get(name, "").split()]))
     return "\n".join(paragraphs)
 
 

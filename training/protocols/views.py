@@ -13,7 +13,7 @@ from pipeline import DataError, Manifest, Place
 from pipeline.clip import ClipConfig, span, with_next_frame
 from pipeline.windows import Windows, one_random, sliding, uniform
 from training.config import Recipe
-from training.distributed import Process, of_all_ranks
+from training.distributed import Process, of_all_ranks, of_main
 from training.errors import ConfigError, NumericError
 from training.features import Features, extract_share, flow_of, joined, of_means
 from training.parts import Parts
@@ -180,7 +180,7 @@ def _of_all(
     say = print if process.is_main else lambda line: None
     earlier, under_way = [], {}
     if parts:
-        earlier = of_all_ranks(parts.found() if process.is_main else [], process)[0]
+        earlier = of_main(parts.found() if process.is_main else [], process)
         under_way = {"skip": parts.groups(earlier), "done": parts.add}
     own = extract_share(encoder, rows, recipe, clips=clips, place=place, say=say, **under_way)
     scaled = [of_means(part.feature, part.label, part.index, part.failed) for part in earlier]

@@ -72,15 +72,20 @@ def chart(curves: Sequence[Curve], *, name: str, steps: Steps | None = None) -> 
     return wide + "\n" + _drawn(curves, name, NARROW, kind="narrow", about_ticks=4, steps=steps)
 
 
-def small_chart(curves: Sequence[Curve], *, name: str, steps: Steps | None = None) -> str:
-    """SVG under its name, for half a page or for all of a narrow one."""
-    drawn = _drawn(curves, name, SMALL, kind="small", about_ticks=4, steps=steps)
+def small_chart(
+    curves: Sequence[Curve], *, name: str, steps: Steps | None = None, chance: float | None = None
+) -> str:
+    """SVG under its name, for half a page or for all of a narrow one. chance: what answers in
+    random order would reach, a line.
+    """
+    drawn = _drawn(curves, name, SMALL, kind="small", about_ticks=4, steps=steps, chance=chance)
     return f'<figure class="chart"><figcaption>{escape(name)}</figcaption>\n{drawn}</figure>'
 
 
-def description(curves: Sequence[Curve], name: str) -> str:
+def description(curves: Sequence[Curve], name: str, chance: float | None = None) -> str:
     """The chart in words, for those who do not see it."""
-    return f"{name} over the steps. " + "; ".join(_told(curve) for curve in curves) + "."
+    parts = [*map(_told, curves), *([f"by chance {chance:.3g}"] if chance is not None else [])]
+    return f"{name} over the steps. {'; '.join(parts)}."
 
 
 def smoothed(value: np.ndarray) -> np.ndarray:
@@ -123,12 +128,13 @@ def _drawn(
     kind: str,
     about_ticks: int,
     steps: Steps | None,
+    chance: float | None = None,
 ) -> str:
     """One chart: every step in a thin line, a moving mean over it; of a few steps, the points."""
     steps = steps or steps_of(curves)
     thin = _thin(curves)
-    axes = _axes(thin, size, steps)
-    parts = [*grid(axes, about_ticks), *_stage_marks(steps, axes)]
+    axes = _axes(thin, size, steps, chance)
+    parts = [*grid(axes, about_ticks), *_stage_marks(steps, axes), *_chance_mark(chance, axes)]
     for curve in thin:
         if len(curve.step) < FEW_POINTS:
             parts.append(_line(curve.step, curve.value, axes, "smooth"))
@@ -138,7 +144,7 @@ def _drawn(
             parts.append(_line(curve.step, smoothed(curve.value), axes, "smooth"))
     parts += _lost_marks(curves, axes)
     content = "\n".join([*parts, *_axis_labels(axes, "" if kind == "small" else name)])
-    label = escape(description(curves, name), quote=True)
+    label = escape(description(curves, name, chance), quote=True)
     box = f'viewBox="0 0 {axes.width} {axes.height}"'
     return f'<svg class="{kind}" {box} role="img" aria-label="{label}">\n{content}\n</svg>'
 
@@ -154,7 +160,7 @@ def _thin(curves: Sequence[Curve]) -> list[Curve]:
     ]
 
 
-def _axes(thin: Sequence[Curve], size: tuple[int, int], steps: Steps) -> Axes:
+def _axes(thin: Sequence[Curve], size: tuple[int, int], steps: Steps, chance: float | None) -> Axes:
     """Room for 96 % of the steps, and for all of the smoothed lines unless that would leave the
     rest a part of 1 / MOST_STRETCHED; spikes are cut off. What is never below 0 has no room there.
     """
@@ -167,6 +173,8 @@ def _axes(thin: Sequence[Curve], size: tuple[int, int], steps: Steps) -> Axes:
     lowest, highest = min(low, smooth.min()), max(high, smooth.max())
     if highest - lowest <= MOST_STRETCHED * (high - low) or high == low:
         low, high = lowest, highest
+    if chance is not None:
+        low, high = min(low, chance), max(high, chance)
     room = 0.08 * (high - low) or max(1.0, abs(high))
     bottom = max(0.0, low - room) if value.min() >= 0 else low - room
     return Axes(*size, steps.first, steps.last, bottom, high + room)
@@ -188,6 +196,17 @@ def _stage_marks(steps: Steps, axes: Axes) -> list[str]:
             where = f'x="{left:.1f}" y="{TOP - 12}"'
             parts.append(f'<text class="stage" {where}>{escape(fitting[0])}</text>')
     return parts
+
+
+def _chance_mark(chance: float | None, axes: Axes) -> list[str]:
+    """A dotted line over all steps, with its name where it ends; none where nothing is drawn."""
+    if chance is None or not axes.low <= chance <= axes.high:
+        return []
+    y = axes.y(chance)
+    return [
+        f'<path class="by-chance" d="M{LEFT} {y:.1f}H{axes.right}"/>',
+        f'<text class="tick" x="{axes.right}" y="{y - 5:.1f}">chance</text>',
+    ]
 
 
 def _line(step: np.ndarray, value: np.ndarray, axes: Axes, kind: str) -> str:

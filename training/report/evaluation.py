@@ -17,6 +17,7 @@ from training.features import Features
 from training.protocols import MEASURES, nearest
 from training.protocols.inputs import BASELINES
 from training.protocols.record import Stored, read_content
+from training.protocols.retrieval import centered
 
 # Of several, the answers that are looked at class by class: those of a trained classifier first.
 CLASSIFIERS = {
@@ -25,6 +26,7 @@ CLASSIFIERS = {
     "svm": "the linear SVM",
     "knn": "a vote of the nearest training videos",
 }
+PARTS = ("train", "test")
 PARENTS = 3  # folders above an evaluation in which its manifests are looked for
 
 
@@ -41,6 +43,14 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Features of a set as a protocol compared them; None: `why` says in words what is missing."""
+
+    features: Features | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """results: by protocol, what its JSON file says; of several splits, their mean."""
 
@@ -54,7 +64,8 @@ class Evaluation:
 
     @property
     def is_baseline(self) -> bool:
-        return self.checkpoint in BASELINES
+        """Whether nothing of it was trained; of two that were joined, of neither."""
+        return all(name in BASELINES for name in self.checkpoint.split(" + "))
 
     @property
     def classes(self) -> list[str]:
@@ -63,25 +74,53 @@ class Evaluation:
     @property
     def failed(self) -> list[dict]:
         """Videos that failed in any of its protocols, each once."""
-        parts = [one for part in ("train", "test") for one in self.parts(part)]
+        results = [(name, part) for name in self.results for part in PARTS]
+        parts = [one for name, part in results for one in self._sets(name, part)]
         return list({place_of(e): e for part in parts for e in part["failed"]}.values())
 
-    @cached_property
-    def details(self) -> Path:
-        """Where features and answers are; of several splits, those of the first."""
-        first = self.folder / "split1"
-        return first if first.is_dir() else self.folder
+    @property
+    def compared(self) -> str:
+        """The protocol whose features are looked at: the first that was measured on kept ones;
+        empty where none was.
+        """
+        return next((name for name in self.results if "features" in self._set(name, "test")), "")
 
-    def features(self, part: str) -> Features | None:
-        """Those that were kept, if any."""
-        path = self.details / f"features_{part}.npz"
-        return features.read(path)[1] if path.exists() else None
+    @property
+    def videos(self) -> list[tuple[str, str]]:
+        """What stands for the videos of both sets of `compared`, and for their order."""
+        sets = [self._set(self.compared, part) for part in PARTS]
+        return [(one["fingerprint"], one["split"]) for one in sets]
+
+    def kept(self, part: str) -> Kept:
+        """The features of a set that `compared` was measured on, centred where it centred them.
+
+        A later result with other options may have replaced the file. Raises ConfigError for
+        features that no result here was measured on.
+        """
+        if not (protocol := self.compared):
+            return Kept(None, f"no result of {self.name} was measured on features that are kept")
+        path = self._folder(protocol) / f"features_{part}.npz"
+        if not path.exists():
+            return Kept(None, f"{path.name} of {self.name} is not beside its {protocol}.json")
+        digest, found = features.read(path)
+        owners = [one for one in self.results if self._set(one, part).get("features") == digest]
+        if protocol in owners:
+            return Kept(self._as_compared(found))
+        if owners:
+            return Kept(None, f"{path.name} of {self.name} is of its {owners[0]} and not of its "
+                              f"{protocol}: run evaluate.py {protocol} again")  # fmt: skip
+        raise ConfigError(
+            f"error: the features are not those of {protocol}.json beside them · {path} · run "
+            f"evaluate.py {protocol} again"
+        )
 
     def manifest(self, part: str, folders: Sequence[Path]) -> Manifest | None:
-        """The videos of a set: the manifest of the same name and fingerprint, looked for in
-        `folders` and above the evaluation.
+        """The videos of a set of `compared`: the manifest of the same name and fingerprint, looked
+        for in `folders` and above the evaluation.
         """
-        known = self.parts(part)[0]
+        if not self.compared:
+            return None
+        known = self._set(self.compared, part)
         above = [self.folder.resolve(), *self.folder.resolve().parents[:PARENTS]]
         for folder in [*folders, *above]:
             path = folder / known["manifest"]
@@ -97,26 +136,45 @@ class Evaluation:
     def answers(self) -> Answers | None:
         """Those of the first protocol of CLASSIFIERS there is; None where none left any."""
         for protocol, how in CLASSIFIERS.items():
-            path = self.details / f"{protocol}.json"
+            if protocol not in self.results:
+                continue
+            path = self._folder(protocol) / f"{protocol}.json"
             if path.exists() and path.with_name(f"{protocol}_probabilities.npz").exists():
-                found = Stored(self.details, read_content(path)).probabilities()
+                found = Stored(path.parent, read_content(path)).probabilities()
                 given = found.feature.numpy().argmax(1)
-                return Answers(found.label.numpy(), given, self.classes, how)
+                return Answers(found.label.numpy(), given, self.classes, self._told(how, protocol))
         return self._nearest()
 
     def _nearest(self) -> Answers | None:
-        test, train = self.features("test"), self.features("train")
+        train, test = (self.kept(part).features for part in PARTS)
         if test is None or train is None:
             return None
         given = train.label[nearest(test.feature, train.feature, 1)[:, 0]]
-        return Answers(
-            test.label.numpy(), given.numpy(), self.classes, "the nearest training video"
-        )
+        how = self._told("the nearest training video", self.compared)
+        return Answers(test.label.numpy(), given.numpy(), self.classes, how)
 
-    def parts(self, part: str) -> list[dict]:
-        """Of every protocol, and of every split where there are several."""
-        found = [result[part] for result in self.results.values()]
-        return [one for entry in found for one in (entry if isinstance(entry, list) else [entry])]
+    def _as_compared(self, found: Features) -> Features:
+        """Joined ones were centred before they were kept."""
+        result = self.results[self.compared]
+        center = result["options"].get("center", False) and "joined" not in result
+        return centered(found) if center else found
+
+    def _told(self, how: str, protocol: str) -> str:
+        first = ", on the first of the splits" if self._folder(protocol) != self.folder else ""
+        return f"{how}{first}"
+
+    def _folder(self, protocol: str) -> Path:
+        """Where its features and answers are; of several splits, those of the first."""
+        return self.folder / "split1" if "splits" in self.results[protocol] else self.folder
+
+    def _set(self, protocol: str, part: str) -> dict:
+        """What a result says of a set; of several splits, of that of the first."""
+        return self._sets(protocol, part)[0]
+
+    def _sets(self, protocol: str, part: str) -> list[dict]:
+        """Of every split where there are several."""
+        found = self.results[protocol][part]
+        return found if isinstance(found, list) else [found]
 
 
 def read_evaluation(folder: str | Path, name: str = "") -> Evaluation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from importlib import import_module
+from operator import itemgetter
 
 from models import Method
 from training.optim import peak_lr
@@ -30,11 +31,14 @@ ONLINE = "knn_R@1"
 
 
 def title(run: Run) -> str:
-    """Method and data, with the data set's name where it is one that is known."""
-    data = run.data_set or (f"{len(run.train):,} videos" if run.train else "")
+    """Method and data, with the data set's name where it is one that is known; of a run whose
+    videos are not here, so that nobody knows how many steps it has, the method alone.
+    """
     name = method_name(run.recipe.method.name)
-    done = "pretrained" if run.is_done or not run.schedule else "in pretraining"
-    return f"{name}, {done} on {data}" if data else f"{name}, {done}"
+    if not run.train:
+        return name
+    done = "pretrained" if run.is_done else "in pretraining"
+    return f"{name}, {done} on {run.data_set or f'{len(run.train):,} videos'}"
 
 
 def method_name(name: str) -> str:
@@ -103,19 +107,20 @@ def _result(protocol: str, own: Evaluation) -> str:
 
 
 def _gain(protocol: str, own: Evaluation, measured: Sequence[Evaluation]) -> str:
-    """Beside the better baseline, or chance where there is none."""
+    """Beside the better of the baselines that have the measure, or chance where none has."""
     result = own.results[protocol]
     name, share = _first(result)
     baselines = [one for one in measured if one.is_baseline and one is not own]
-    others = {one.name: 100 * one.results[protocol]["result"].get(name, 0.0) for one in baselines}
+    shares = [(one.results[protocol]["result"].get(name), one.name) for one in baselines]
+    others = [(100 * other, called) for other, called in shares if other is not None]
     if not others:
         return f"By chance it would be {100 * result['chance'][name]:.1f} %."
-    which = max(others, key=others.get)
-    points = f"{share - others[which]:+.1f}".replace("-", "−")
+    most, which = max(others, key=itemgetter(0))
+    points = f"{share - most:+.1f}".replace("-", "−")
     ends = result.get(INTERVALS, {}).get(name, [1.0, 0.0])
-    unsettled = 100 * ends[0] <= others[which] <= 100 * ends[1]
+    unsettled = 100 * ends[0] <= most <= 100 * ends[1]
     called = "The better baseline" if len(others) > 1 else "The baseline"
-    text = f"{called}, {escape(which)}, reaches {others[which]:.1f} %: "
+    text = f"{called}, {escape(which)}, reaches {most:.1f} %: "
     return f"{text}<strong>{points} points</strong>{', within the interval' * unsettled}."
 
 

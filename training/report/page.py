@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from pipeline import Manifest
 from pipeline.whole import whole_file
 from training.report import classes, scatter
 from training.report.chart import Steps, chart, curves, small_chart, steps_of
-from training.report.evaluation import Evaluation, best, place_of
+from training.report.evaluation import PARTS, Evaluation, best, place_of
 from training.report.facts import recipe_facts, times
 from training.report.gallery import Searched, gallery
 from training.report.headline import lead, summary, title
@@ -23,7 +24,7 @@ LISTED_VIDEOS = 50
 GALLERY_NOTE = """<p class="note">Each test video with the training videos whose features are
 nearest, the nearest first. ✓ and a solid outline: the same class; ✗ and a dashed one: another. The
 queries are evenly spread over the test set, not picked.</p>"""
-RETRIEVAL = {"knn_R@1": "R@1 while training, %", "knn_R@5": "R@5 while training, %"}
+RETRIEVAL = {f"knn_R@{k}": (f"R@{k} while training, %", k) for k in (1, 5)}
 
 
 def write_report(
@@ -39,7 +40,7 @@ def write_report(
     evaluations: in the order of their rows; the first that is no baseline is the one that all else
     is about. manifests: folders in which theirs are looked for, besides those near their results
     and of the run. seconds: time of each part of the work, by name. Raises ConfigError for a folder
-    without a run and for results that do not belong to the files beside them.
+    without a run, and for features and answers of none of the results beside them.
     """
     own, path = read_run(Path(run)), Path(path)
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -81,23 +82,29 @@ def charts(run: Run) -> str:
     names = sorted({name for entry in run.metrics for name in entry} - {"step", "stage", "loss"})
     parts = [name for name in names if name.startswith("loss_")]
     small = [(name.replace("_", " "), run.series(name)) for name in parts]
-    small += [(label, _per_cent(run.series(name))) for name, label in RETRIEVAL.items()]
+    small += [(label, _per_cent(run.series(name))) for name, (label, _) in RETRIEVAL.items()]
+    shares = {label: run.online_chance(k) for label, k in RETRIEVAL.values()}
+    chance = {label: 100 * share for label, share in shares.items() if share is not None}
     small.append(("clips a second", run.series("clips_per_second")))
     small.append(("data wait, % of a step", _waits(run)))
     others = [name for name in names if name not in {*parts, *RETRIEVAL}]
     more = [(name.replace("_", " "), run.series(name)) for name in others]
     return (
         chart(loss, name="loss", steps=steps)
-        + _small_charts(small, steps)
+        + _small_charts(small, steps, chance)
         + f'<p class="note">{_how_to_read(run, steps)}</p>'
         + (f"<details><summary>All other figures</summary>{_small_charts(more, steps)}</details>"
            if more else "")
     )  # fmt: skip
 
 
-def _small_charts(named: Sequence[tuple[str, list]], steps: Steps) -> str:
+def _small_charts(
+    named: Sequence[tuple[str, list]], steps: Steps, chance: Mapping[str, float] = {}
+) -> str:
     drawn = "".join(
-        small_chart(curves(points), name=label, steps=steps) for label, points in named if points
+        small_chart(curves(points), name=label, steps=steps, chance=chance.get(label))
+        for label, points in named
+        if points
     )
     return f'<div class="charts">{drawn}</div>'
 
@@ -142,39 +149,64 @@ def _damaged(found: list[tuple[str, dict]]) -> str:
 def _of_videos(
     run: Run, evaluations: Sequence[Evaluation], manifests: Sequence[Path]
 ) -> Iterator[str]:
-    """What needs answers and features, and pictures where the videos are still there."""
+    """What needs answers and features, and pictures where the videos are still there; and a line
+    for what is not shown.
+    """
     own, pictures = best(evaluations), Pictures(run.recipe.clip)
-    if own.answers:
-        first = ", on the first of the splits" if own.details != own.folder else ""
-        how = escape(f"Answers of {own.name}, by {own.answers.how}{first}.")
-        yield _section("Classes", f'<p class="note">{how}</p>{classes.section(own.answers)}')
     folders = [*manifests, Path(run.recipe.data.train).parent]
-    train, test = (own.manifest(part, folders) for part in ("train", "test"))
-    features = own.features("test")
-    if test is None or features is None:
-        yield '<p class="note">No pictures: the manifests of the test videos were not found.</p>'
-        return
-    yield _section("Features", scatter.section(features, test, pictures))
-    encoders = _searched(own, evaluations)
-    if train is not None and encoders:
-        figures = gallery(encoders, train=train, test=test, pictures=pictures)
-        yield _section("Nearest videos", f"{GALLERY_NOTE}{figures}")
+    kept = {part: own.kept(part) for part in PARTS}
+    sets = {part: own.manifest(part, folders) for part in PARTS}
+    lacks = {part: kept[part].why or _unless_found(sets[part], part) for part in PARTS}
+    missing = {
+        "classes": "" if own.answers else kept["test"].why or kept["train"].why,
+        "features": lacks["test"],
+        "nearest videos": lacks["test"] or lacks["train"],
+    }
+    if own.answers:
+        how = escape(f"Answers of {own.name}, by {own.answers.how}.")
+        yield _section("Classes", f'<p class="note">{how}</p>{classes.section(own.answers)}')
+    if not missing["features"]:
+        yield _section("Features", scatter.section(kept["test"].features, sets["test"], pictures))
+    if not missing["nearest videos"]:
+        encoders, without = _searched(own, evaluations)
+        figures = gallery(encoders, train=sets["train"], test=sets["test"], pictures=pictures)
+        yield _section("Nearest videos", f"{GALLERY_NOTE}{_not_shown(without)}{figures}")
+    yield _not_shown(missing)
 
 
-def _searched(own: Evaluation, evaluations: Sequence[Evaluation]) -> list[Searched]:
-    """That encoder's features and those of the first baseline of the same videos."""
-    shown = [own, *(one for one in evaluations if one.is_baseline and one is not own)][:2]
-    alike = [one for one in shown if _fingerprints(one) == _fingerprints(own)]
-    found = [(one.name, one.features("test"), one.features("train")) for one in alike]
-    return [Searched(name, test, train) for name, test, train in found if test and train]
+def _searched(
+    own: Evaluation, evaluations: Sequence[Evaluation]
+) -> tuple[list[Searched], dict[str, str]]:
+    """That encoder's features and those of the first baseline of the same videos; and why a name
+    is not among them.
+    """
+    others = [one for one in evaluations if one.is_baseline and one.compared and one is not own]
+    baselines = [one for one in others if one.videos == own.videos]
+    encoders, without = [], {}
+    for one in [own, *baselines[:1]]:
+        train, test = (one.kept(part) for part in PARTS)
+        if why := test.why or train.why:
+            without[one.name] = why
+        else:
+            encoders.append(Searched(one.name, test.features, train.features))
+    return encoders, without
 
 
-def _fingerprints(one: Evaluation) -> list[str]:
-    return [one.parts(part)[0]["fingerprint"] for part in ("train", "test")]
+def _unless_found(manifest: Manifest | None, part: str) -> str:
+    sets = {"train": "training", "test": "test"}
+    return f"the manifest of the {sets[part]} videos was not found" if manifest is None else ""
 
 
-def _recall(one: Evaluation) -> float:
-    return 100 * one.results["retrieval"]["result"]["R@1"]
+def _not_shown(missing: Mapping[str, str]) -> str:
+    """A line for each reason that something is missing for; by name, with empty reasons for what
+    is there.
+    """
+    reasons = dict.fromkeys(why for why in missing.values() if why)
+    lines = []
+    for reason in reasons:
+        names = ", ".join(name for name, why in missing.items() if why == reason)
+        lines.append(f'<p class="note">{escape(f"Not shown: {names}, since {reason}.")}</p>')
+    return "".join(lines)
 
 
 def _per_cent(points: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:

@@ -90,6 +90,7 @@ def _row(row: dict) -> Published:
         trained_on=title(trained_on) if trained_on in content["data_sets"] else trained_on,
         splits=row.get("splits", 0 if content["data_sets"][row["data"]]["splits"] > 1 else 1),
         views=content["views"].get(row.get("views", ""), {}),
+        options=content["options"].get(row.get("options", ""), {}),
     )
     source = content["sources"][row["source"]]
     return Published(row["method"], setting, row.get("more", ""), row["values"], source)

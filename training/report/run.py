@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import DataError, Manifest
 from pipeline.quarantine import Quarantine
 from training import config, stages, step_lines
@@ -20,8 +22,8 @@ from training.timing import TIMING
 @dataclass(frozen=True)
 class Run:
     """metrics, times: an entry of each step, see `runlog` and `timing`; no entries before the first
-    step. quarantined: videos that did not decode. train: the training videos; None where their
-    manifest is no longer there.
+    step. quarantined: videos that did not decode. train, online: the training videos, and
+    those that ask each other meanwhile; None where their manifest is no longer there.
     """
 
     folder: Path
@@ -31,6 +33,7 @@ class Run:
     quarantined: list[dict]
     environment: dict
     train: Manifest | None
+    online: Manifest | None
 
     @cached_property
     def schedule(self) -> Sequence[stages.Stage]:
@@ -87,6 +90,21 @@ class Run:
     def _stage_of_step(self) -> dict[int, str]:
         return {entry["step"]: entry["stage"] for entry in self.metrics}
 
+    def online_chance(self, k: int) -> float | None:
+        """R@k while training of answers in random order, over the videos that decode and those that
+        do not; None where nobody knows the videos, or a stage has others.
+        """
+        recipes = [self.recipe, *(stage.recipe for stage in self.schedule)]
+        if self.online is None or len({(r.online.manifest, r.online.split) for r in recipes}) > 1:
+            return None
+        labels = self.online.labels
+        _, videos = np.unique(labels[labels >= 0], return_counts=True)
+        others = int(videos.sum()) - 1
+        if k > others:
+            return None
+        missed = (m * math.comb(others + 1 - m, k) for m in videos.tolist())
+        return 1 - sum(missed) / (math.comb(others, k) * (others + 1))
+
     def series(self, name: str) -> list[tuple[str, int, float]]:
         """(stage, step, value) of every step that has the figure `name`."""
         stage = self._stage_of_step
@@ -115,12 +133,13 @@ def read_run(folder: Path) -> Run:
         times=step_lines.read(folder / TIMING),
         quarantined=list(known.values()),
         environment=json.loads(environment.read_text()) if environment.exists() else {},
-        train=_manifest(recipe),
+        train=_manifest(recipe.data.train, recipe.data.split),
+        online=_manifest(recipe.online.manifest, recipe.online.split),
     )
 
 
-def _manifest(recipe: config.Recipe) -> Manifest | None:
+def _manifest(path: str, split: str) -> Manifest | None:
     try:
-        return Manifest.read(recipe.data.train, recipe.data.split, one_split=True)
+        return Manifest.read(path, split, one_split=True) if path else None
     except DataError:  # moved since, or on another machine: the page is the poorer for it
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.config import differences
 from training.report.evaluation import Evaluation
 from training.report.run import Run
 
@@ -19,6 +20,7 @@ VIEWS = {
     "clips": "number of clips",
     "step": "distance of windows",
     "crops": "crops",
+    "eval_scale": "part of a frame",
 }
 
 
@@ -27,7 +29,7 @@ class Setting:
     """Words as of training/published.yaml; an empty one, and a missing view, is not known.
 
     network: a key of models/backbones; trained_on: name of a data set; splits: how many of the data
-    set were measured; 0: not known. views: as `VIEWS` has them.
+    set were measured; 0: not known. views: as `VIEWS` has them. options: of the protocol, `eval.*`.
     """
 
     network: str = ""
@@ -36,20 +38,34 @@ class Setting:
     trained_on: str = ""
     splits: int = 0
     views: dict[str, int | str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def differing(self, own: Setting) -> list[str]:
         """What is another one here than in `own`, as far as it is known of both."""
-        return [name for name, (one, other) in self._pairs(own).items() if one and other != one]
+        found = [name for name, (one, other) in self._pairs(own).items() if one and other != one]
+        options = ", ".join(self._options(own, known=True))
+        return [*found, *([f"options ({options})"] if options else [])]
 
     def unknown(self, own: Setting) -> list[str]:
         """What cannot be compared, since nobody says it of one or of the other."""
         always = ("network", "stream", "pretraining data", "number of splits",
                   VIEWS["frames"], VIEWS["size"], VIEWS["test"])  # fmt: skip
-        return [name for name in always if not all(self._pairs(own)[name])]
+        found = [name for name in always if not all(self._pairs(own)[name])]
+        unknown = not self.options or any(self._options(own, known=False))
+        return [*found, *(["options"] if unknown else [])]
 
     @property
     def _sized_network(self) -> tuple[str, int] | None:
         return (self.network, self.width) if self.network else None
+
+    def _options(self, own: Setting, *, known: bool) -> list[str]:
+        """Options here that are others in `own`; or those that are not known of it."""
+        pairs = differences(self.options, own.options)
+        return [
+            name
+            for name, (one, other) in pairs.items()
+            if one is not None and (other is not None) == known
+        ]
 
     def _pairs(self, own: Setting) -> dict[str, tuple]:
         """Here and in `own`, by name; both None where one of them is not known."""
@@ -78,12 +94,13 @@ def setting_of(one: Evaluation, protocol: str, run: Run | None) -> Setting:
         trained_on=run.described_data if run else "",
         splits=len(_listed(result["test"])),
         views=_views(result, views[0]),
+        options=result["options"],
     )
 
 
 def _views(result: dict[str, Any], first: dict[str, Any]) -> dict[str, int | str]:
     test, train = (_listed(result[part])[0] for part in ("test", "train"))
-    found = {name: first.get(name) for name in ("frames", "stride", "size", "crops")}
+    found = {name: first.get(name) for name in ("frames", "stride", "size", "crops", "eval_scale")}
     found |= {"test": test.get("sampling"), "train": train.get("sampling")}
     found |= {"clips": test.get("clips"), "step": test.get("step")}
     return {name: value for name, value in found.items() if value}

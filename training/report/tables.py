@@ -10,7 +10,7 @@ from typing import Any
 from training.config import differences
 from training.protocols import MEASURES
 from training.protocols.compare import protocol_of
-from training.protocols.record import INTERVALS
+from training.protocols.record import INTERVALS, labelled
 from training.report.evaluation import Evaluation, best
 from training.report.known import data_set, title
 from training.report.published import Published, by_nearness, described, published
@@ -96,12 +96,14 @@ def note(protocol: str, rows: Sequence[Evaluation], setting: Setting) -> str:
 
 
 def _counts(result: Result) -> str:
-    """Test and training videos; of each split where there are several."""
+    """Test and training videos, and a part's labels; of each split where there are several."""
     sets = {part: _listed(result[part]) for part in ("test", "train")}
     test = " + ".join(f"{one['evaluated']:,} of {one['of']:,}" for one in sets["test"])
     train = " + ".join(f"{one['evaluated']:,}" for one in sets["train"])
     splits = f", mean of {len(sets['test'])} splits" if len(sets["test"]) > 1 else ""
-    return f"{test} test videos, {train} training videos{splits}"
+    few = " + ".join(filter(None, map(labelled, sets["train"])))
+    labels = f", labels of {few}" if few else ""
+    return f"{test} test videos, {train} training videos{labels}{splits}"
 
 
 def _differing(one: Result, other: Result) -> list[str]:
@@ -131,7 +133,7 @@ def _share(share: float | None, small: str = "") -> str:
     if share is None:
         return "<td>–</td>"
     percent = f"{100 * share:.1f}"
-    more = f"<small>{small}</small>" if small else ""
+    more = f"&ensp;<small>{small}</small>" if small else ""
     return f'<td><span class="bar" style="width:{percent}%"></span>{percent} %{more}</td>'
 
 

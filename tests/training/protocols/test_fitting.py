@@ -87,7 +87,7 @@ def test_a_linear_layer_is_trained_as_the_equations_say(batches, recipe, l2):
 def test_a_classifier_has_its_layers_in_order():
     options = Fitted(l2=True, batch_norm=True, dropout=0.5)
     kinds = [type(layer).__name__ for layer in classifier(8, 3, options, seed=0)]
-    assert kinds == ["UnitLength", "BatchNorm1d", "Dropout", "Linear"]
+    assert kinds == ["UnitLength", "BatchNorm1d", "WholeBatchDropout", "Linear"]
     assert [type(layer) for layer in classifier(8, 3, Fitted(), seed=0)] == [nn.Linear]
 
 
@@ -155,7 +155,6 @@ def entry(key: str) -> dict:
 def test_a_damaged_video_counts_once_whichever_process_meets_it(batches, recipe, monkeypatch):
     by_rank = [entry("b"), entry("c")], [entry("a"), entry("b")]
     monkeypatch.setattr(fitting.distributed, "of_all_ranks", lambda own, _: list(by_rank))
-    monkeypatch.setattr(fitting, "_share_statistics", lambda *_: None)
     head = classifier(DIM, CLASSES, Fitted(), seed=0)
     model, options = nn.Sequential(FirstChannel(), head), Fitted(epochs=1, batch_size=4)
     found = fitting.fit(model, [(head, 1.0)], range(VIDEOS), recipe, options, ALONE)
