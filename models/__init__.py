@@ -42,7 +42,7 @@ def build_backbone(name: str, *, width: int = 64, norm_eps: float = 0.0) -> nn.M
         raise ValueError(unknown("backbone", name, BACKBONES))
     if width < 2:
         raise ValueError(f"backbone.width: {width} base channels are too few; take 2 or more")
-    if norm_eps < 0:
+    if not norm_eps >= 0:
         raise ValueError(
             f"backbone.norm_eps: {norm_eps} must be above 0, or 0 for the network's own"
         )

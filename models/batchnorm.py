@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.gather import world_size
-
 
 class SplitBatchNorm(_BatchNorm):
     """Batch norm over consecutive blocks of B / groups samples, each with its own statistics.
@@ -91,9 +89,9 @@ def sync_batch_norm(module: nn.Module) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
-def check_sync(key: str, *, device: str, instead: str) -> None:
+def check_sync(key: str, world: int, device: str, *, instead: str) -> None:
     """Raises ValueError, naming the recipe's key, on the CPUs of several ranks: torch has none."""
-    if world_size() > 1 and device == "cpu":
+    if world > 1 and device == "cpu":
         raise ValueError(f"{key}: torch has no SyncBatchNorm on a CPU; take {instead}")
 
 

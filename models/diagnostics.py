@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,22 +69,56 @@ def prototype_figures(
     """Of unit vectors view [B, D] and prototypes [P, D], and assignments [M, B, P] of M other views
     that the view predicts.
 
-    assignment_entropy: of the mean assignment of this rank's batch, 1 where all prototypes are used
-    evenly. prediction_entropy: the mean of the predictions', 1 where they tell nothing. Both are
-    divided by log P. prediction_accuracy: share of videos whose likeliest prototype is that of
-    their mean assignment.
+    prototype_use: of this rank's views, see `prototype_use`. prediction_entropy: the mean of the
+    predictions', in shares of log P, 1 where they tell nothing. prediction_accuracy: share of
+    videos whose likeliest prototype is that of their mean assignment.
+
+    The assignments' own use of the prototypes is no figure: Sinkhorn makes it even, whatever the
+    views are, and evenest where all of them are one point.
     """
     with torch.autocast(view.device.type, enabled=False):
         logits = view @ prototypes.to(view.dtype).T / temperature
-    target = assignments.mean(dim=0)  # [B, P]
-    right = logits.argmax(dim=1) == target.argmax(dim=1)
+    nearest, among = logits.argmax(dim=1), len(prototypes)
+    right = nearest == assignments.mean(dim=0).argmax(dim=1)
     return {
-        "assignment_entropy": _entropy(target.mean(dim=0)),
-        "prediction_entropy": _entropy(logits.softmax(dim=1)).mean(),
+        "prototype_use": prototype_use(nearest, among),
+        "prediction_entropy": _entropy(logits.softmax(dim=1)).mean() / math.log(among),
         "prediction_accuracy": right.float().mean(),
     }
 
 
+@torch.no_grad()
+def prototype_use(nearest: Tensor, among: int) -> Tensor:
+    """How many of `among` prototypes N views use, as a share of how many N random picks use.
+
+    nearest: [N], the number of the nearest prototype of each view. Prototypes are counted as exp of
+    the entropy of their shares: so many, used evenly, have the same. 1 is as even as chance, 2 / 3
+    is a third less. Where all views have one prototype, it is 1 over the number of random picks'.
+    """
+    counts = torch.zeros(among, device=nearest.device)
+    counts.index_add_(0, nearest, torch.ones_like(nearest, dtype=counts.dtype))
+    return torch.exp(_entropy(counts / len(nearest)) - entropy_by_chance(len(nearest), among))
+
+
+@cache
+def entropy_by_chance(picks: int, among: int) -> float:
+    """Expected entropy of the shares that `picks` uniform, independent picks give `among` things.
+
+    A pick shares its thing with c others, c of Binomial(picks - 1, 1 / among), and adds the log of
+    their share: log picks - E log(1 + c).
+    """
+    others, log_hit, log_miss = picks - 1, -math.log(among), math.log1p(-1 / among)
+    shared = (
+        math.log1p(c)
+        * math.exp(
+            math.lgamma(picks) - math.lgamma(c + 1) - math.lgamma(picks - c)
+            + c * log_hit + (others - c) * log_miss
+        )
+        for c in range(1, picks)
+    )  # fmt: skip
+    return math.log(picks) - math.fsum(shared)
+
+
 def _entropy(shares: Tensor) -> Tensor:
-    """Of [..., P] that sum to 1, in shares of log P, its most."""
-    return -torch.special.xlogy(shares, shares).sum(dim=-1) / math.log(shares.shape[-1])
+    """Of [..., P] that sum to 1, in nats."""
+    return -torch.special.xlogy(shares, shares).sum(dim=-1)

@@ -54,15 +54,15 @@ class KeySide:
             return split_batch_norm(encoder, self.groups)
         return sync_batch_norm(encoder) if self.protection == "sync" else encoder
 
-    def check(self, device: str) -> None:
-        """Raises ValueError where the protection would be none on the ranks that there are."""
-        if self.exchanges and world_size() == 1:
+    def check(self, world: int, device: str) -> None:
+        """Raises ValueError where the protection would be none on `world` ranks of a device."""
+        if self.exchanges and world == 1:
             raise ValueError(
-                "key_batch_norm: exchange gives keys to another rank, and there is one process; "
-                "take split"
+                "method.key_batch_norm: exchange gives keys to another rank, and there is one "
+                "process; start several, or set method.key_batch_norm=split"
             )
         if self.protection == "sync":
-            check_sync("key_batch_norm", device=device, instead="exchange or split")
+            check_sync("method.key_batch_norm", world, device, instead="exchange or split")
 
     def brought(self, clip: Tensor) -> Tensor:
         """What this rank's query encoder sees as well as a key encoder: from the rank that shows it

@@ -2,7 +2,8 @@
 
 A backbone is found wherever it stands in a file: under `module.` (DistributedDataParallel),
 `_orig_mod.` (torch.compile), `encoder_q.` (MoCo, VideoMoCo, ViCC), `backbone.`, `query.backbone.`
-(Kinema), or several of them; what stands beside it (queue, head, classifier, slow twin) is left.
+(Kinema), or several of them; what stands beside it (queue, head, classifier, slow twin) is left. A
+checkpoint of Kinema's own says which of two streams it trained, and with which eps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.backbones.s3d import NORM_EPS as S3D_NORM_EPS
+from models.backbones.s3d import S3D
 from models.layouts import COCLR_NORM_EPS, from_coclr, from_mmaction2, is_coclr, is_mmaction2
 
 WRAPPERS = {"module", "_orig_mod"}
@@ -24,6 +27,7 @@ KEPT_UNDER = ("state_dict", "model", "method")
 # Parts of the name of a copy that is not the one to take: MoCo, VCLR, ViCC, CoCLR; Kinema.
 COPIES = {"encoder_k", "model_ema", "second", "sampler", "key", "twin"}
 HEADS = ("head", "inter", "fc", "fc_inter")  # Kinema, of VCLR's four the first; MoCo; VCLR
+TORCH_NORM_EPS = 1e-5  # of all networks but S3D
 NAMED = 4  # names listed of each kind
 
 
@@ -52,15 +56,20 @@ class Loaded:
         return text
 
 
-def load_backbone(backbone: nn.Module, content: Mapping[str, Any]) -> Loaded:
+def load_backbone(
+    backbone: nn.Module, content: Mapping[str, Any], *, norm_eps: float = 0.0
+) -> Loaded:
     """Copies into `backbone` all its tensors that `content` has, a state dict or what holds one.
+
+    norm_eps: of the batch norms as they were trained, where the caller knows; 0: as a checkpoint
+    says, else as published. Of two streams it takes the one that the checkpoint's stage trained.
 
     Raises ValueError, and loads nothing, where no name fits, a shape differs, the file has more
     or fewer layers than the backbone, or was trained with another eps of the batch norms.
     """
     tensors, layout = _renamed(tensors_of(content))
     own = backbone.state_dict()
-    prefix = _prefix(tensors, own)
+    prefix = _prefix(tensors, own, stream=_trained_stream(content))
     found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     shared = [name for name in own if name in found]
     unexpected = tuple(sorted(found.keys() - own.keys()))
@@ -72,8 +81,9 @@ def load_backbone(backbone: nn.Module, content: Mapping[str, Any]) -> Loaded:
                 "backbone: another network (backbone.name) or width (backbone.width)"
             )
     _refuse_shallower(backbone, found)
-    if layout == "CoCLR":
-        _refuse_eps(backbone, COCLR_NORM_EPS)
+    said = norm_eps or _at(content, "config", "backbone", "norm_eps")
+    said = COCLR_NORM_EPS if layout == "CoCLR" else said
+    _refuse_eps(backbone, said or _published_eps(backbone), known=bool(said))
     backbone.load_state_dict({name: found[name] for name in shared}, strict=False)
     missing = tuple(name for name in own if name not in found)
     return Loaded(layout, prefix, tuple(shared), missing, unexpected)
@@ -95,7 +105,8 @@ def head_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
             heads.setdefault(tuple(parts[: place + 1]), {})[".".join(parts[place + 1 :])] = kernel
     if not heads:
         raise ValueError(f"no projection head in the file; looked for {', '.join(HEADS)}")
-    return heads[_only(list(heads), what="a projection head")]
+    place = _only(list(heads), what="a projection head", stream=_trained_stream(content))
+    return heads[place]
 
 
 def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -129,7 +140,21 @@ def _renamed(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return tensors, "torchvision"
 
 
-def _prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def _at(tree: object, *keys: object) -> Any:
+    """What stands there in nested mappings; None where nothing does."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _trained_stream(content: Mapping[str, Any]) -> str:
+    """Of a checkpoint of Kinema's ViCC the stream that its stage trained; of all others none."""
+    config = content.get("config")
+    of_stage = _at(config, "run", "stages", content.get("stage"), "method", "stream")
+    return of_stage or _at(config, "method", "stream") or ""
+
+
+def _prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor], *, stream: str) -> str:
     """What stands before the backbone's names where most of them are found."""
     counts: Counter[tuple[str, ...]] = Counter()
     for name in tensors:
@@ -140,13 +165,15 @@ def _prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> str:
     if not counts:
         raise ValueError(_nothing_fits(list(own), list(tensors)))
     most = max(counts.values())
-    best = _only([above for above, n in counts.items() if n == most], what="the backbone")
+    places = [above for above, n in counts.items() if n == most]
+    best = _only(places, what="the backbone", stream=stream)
     return "".join(f"{part}." for part in best)
 
 
-def _only(places: list[tuple[str, ...]], *, what: str) -> tuple[str, ...]:
-    """The one place that is not inside a copy, or the only one there is."""
+def _only(places: list[tuple[str, ...]], *, what: str, stream: str) -> tuple[str, ...]:
+    """The one place that is in the stream and not inside a copy, or the only one there is."""
     originals = [place for place in places if not COPIES & set(place)] or places
+    originals = [place for place in originals if stream in place] or originals
     if len(originals) > 1:
         listed = _listed([f"'{'.'.join(place)}'" for place in originals])
         raise ValueError(f"{what} stands in several places of the file: {listed}; keep one of them")
@@ -173,11 +200,17 @@ def _refuse_shallower(backbone: nn.Module, found: Mapping[str, Tensor]) -> None:
         )
 
 
-def _refuse_eps(backbone: nn.Module, eps: float) -> None:
+def _published_eps(backbone: nn.Module) -> float:
+    """What all who publish weights by torchvision's or mmaction2's names have trained with."""
+    return S3D_NORM_EPS if isinstance(backbone, S3D) else TORCH_NORM_EPS
+
+
+def _refuse_eps(backbone: nn.Module, eps: float, *, known: bool) -> None:
     found = {layer.eps for layer in backbone.modules() if isinstance(layer, _BatchNorm)}
-    if found != {eps}:
+    if found - {eps}:
+        source = "" if known else ", as published ones are,"
         raise ValueError(
-            f"its batch norms were trained with eps {eps:g} and the backbone's have "
+            f"its batch norms were trained{source} with eps {eps:g} and the backbone's have "
             f"{min(found):g}, which gives other features; set backbone.norm_eps={eps:g}"
         )
 

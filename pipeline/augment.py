@@ -31,6 +31,8 @@ COLORS, LAST = np.diag([1.0, 1.0, 1.0, 0.0]), np.diag([0.0, 0.0, 0.0, 1.0])
 LUMAS = np.zeros((4, 4))
 LUMAS[:3, :3] = LUMA
 MID_GREY = 127.5
+# As torchvision; CVRL's code has 100. With its areas and aspects 44 % of the tries do not fit into
+# a picture of 4:3 and 57 % into one of 16:9, so that ten fail in 0.03 % and 0.4 % of the clips.
 CROP_ATTEMPTS = 10
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # a region: (top, left, bottom, right) in [0, 1]
 MAX_BLUR_WINDOW = 23  # pixels; three sigma of the strongest blur of any recipe need no more

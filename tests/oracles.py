@@ -300,6 +300,35 @@ def entropy(shares: Array) -> float:
     return -sum(s * math.log(s) for s in shares if s > 0) / math.log(len(shares))
 
 
+def pair_figures(first: Array, second: Array) -> dict[str, float]:
+    """Of unit rows [N, D], two views of N videos: how alike those of one and of two videos are, and
+    how the first views spread, times sqrt(D).
+    """
+    similarity = [[float(np.dot(a, b)) for b in second] for a in first]
+    others = [[x for j, x in enumerate(row) if j != i] for i, row in enumerate(similarity)]
+    own = [row[i] for i, row in enumerate(similarity)]
+    right = [x > max(row) for x, row in zip(own, others, strict=True)]
+    return {
+        "positive_similarity": np.mean(own),
+        "negative_similarity": np.mean(others),
+        "contrast_accuracy": np.mean(right),
+        "feature_std": np.mean(np.std(first, axis=0)) * np.sqrt(first.shape[1]),
+    }
+
+
+def prototype_use(nearest: Array, among: int) -> float:
+    """exp of the entropy of their shares, over that of as many random picks: each of the `among`
+    prototypes gets c of N with the binomial's probability.
+    """
+    n = len(nearest)
+    shares = [list(nearest).count(number) / n for number in range(among)]
+    chance = -among * sum(
+        math.comb(n, c) * (among - 1) ** (n - c) / among**n * c / n * math.log(c / n)
+        for c in range(1, n + 1)
+    )
+    return math.exp(entropy(shares) * math.log(among) - chance)
+
+
 # What a step does to all tensors of a network
 
 

@@ -120,12 +120,6 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, to name a checkpoint in results."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _parsed(encoded: bytes, path: Path) -> Checkpoint:
     try:
         content = torch.load(io.BytesIO(encoded), map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ from training.config import RunConfig
 from training.distributed import Process
 from training.online import OnlineRetrieval
 from training.optim import peak_lr
-from training.stages import Stage, build, training_loader
+from training.stages import Stage, build, first_method, training_loader
 
 
 def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None:
@@ -22,6 +22,9 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
     decoding = decoding_of(manifest, recipe.data, str(process.device))
     say = print if process.is_main else lambda line: None
     say(f"data: {len(manifest)} videos, {len(manifest.classes)} classes, {decoding}")
+    for stage in schedule:
+        for line in planned(stage, process):
+            say(f"{stage.name}: {line}")
     for stage in schedule:
         method, _ = build(stage, process, say=say)
         started = time.perf_counter()
@@ -34,19 +37,26 @@ def dry_run(schedule: list[Stage], manifest: Manifest, process: Process) -> None
         say(f"{stage.name}: first batch read in {seconds:.1f} s")
 
 
-def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
-    """One line for each fact about a stage."""
+def planned(stage: Stage, process: Process) -> list[str]:
+    """What the recipe alone tells: it is said even where the stage cannot be built here."""
     recipe, optim = stage.recipe, stage.recipe.optim
     size = recipe.data.batch_size
-    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     peak = peak_lr(optim, size)
     return [
-        f"{recipe.method.name} on {recipe.backbone.name} (width {recipe.backbone.width}), "
-        f"{trainable / 1e6:.2f} M trained parameters",
         f"global batch {size} = {process.world} process(es) x {size // process.world}",
         f"effective lr {peak:g} ({optim.name}, {optim.schedule}; {peak * 256 / size:g} per 256)",
         f"{stage.last_step - stage.first_step} steps, {stage.steps_per_epoch:.1f} an epoch",
         step_line(recipe.run),
+    ]
+
+
+def describe(stage: Stage, method, batch: Batch, process: Process) -> list[str]:
+    """One line for each fact about a stage that is built."""
+    backbone = stage.recipe.backbone
+    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    return [
+        f"{stage.recipe.method.name} on {backbone.name} (width {backbone.width}), "
+        f"{trainable / 1e6:.2f} M trained parameters",
         *[f"view {n}: {list(view.shape)}" for n, view in enumerate(batch.views)],
         *[
             f"flow of view {n}: {list(flow.shape)}"
@@ -92,7 +102,7 @@ def saved_bytes(stage: Stage, batch: Batch, device: torch.device) -> int:
         storages[storage._cdata] = storage.nbytes()
         return tensor
 
-    method, _ = build(stage, Process(0, 1, torch.device("cpu")))
+    method = first_method(stage, fresh=False)
     mode = FakeTensorMode()
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import Method, build_backbone, build_method
 from pipeline import ClipConfig, DataError, Manifest, Place, build_loader
-from pipeline.clip import frames_of_segments, with_next_frame
+from pipeline.clip import frames_of_segments, span, with_next_frame
 from pipeline.lanes import AUTO
 from pipeline.loader import Loader
 from pipeline.quarantine import Quarantine
@@ -90,6 +90,20 @@ def build(
 ) -> tuple[Method, torch.optim.Optimizer]:
     """The stage's method with its first weights, the same in every process, and its optimiser.
 
+    fresh, say: of `first_method`. Raises what it does, and ValueError where the method cannot train
+    in so many processes of that kind.
+    """
+    method = first_method(stage, fresh=fresh, say=say)
+    method.check_ranks(process.world, process.device.type)
+    method.to(process.device)
+    return method, build_optimizer(method, stage.recipe.optim)
+
+
+def first_method(
+    stage: Stage, *, fresh: bool = True, say: Callable[[str], None] = lambda line: None
+) -> Method:
+    """The stage's method with its first weights, on the CPU: enough to look at it.
+
     fresh: no checkpoint will replace these weights, so the first stage takes those of
     backbone.weights and tells `say` which. Raises CheckpointError where they do not fit.
     """
@@ -109,10 +123,9 @@ def build(
     if file and recipe.backbone.head_weights:
         weights.start_heads(Path(file), method)
         say("heads: all start from the file's")
-    method.to(process.device)
     if recipe.run.channels_last:
         _channels_last(method)
-    return method, build_optimizer(method, recipe.optim)
+    return method
 
 
 def _channels_last(module: nn.Module) -> None:
@@ -164,13 +177,14 @@ def training_loader(
     it open, that of the run so far.
 
     Raises ConfigError where the recipe's clips are not those that the method needs, DataError where
-    no video is long enough for them; `say` is told of some that are not, and what makes the flow.
+    no video is long enough for its segments; `say` is told how many videos are too short, and what
+    makes the flow.
     """
     recipe, data = stage.recipe, stage.recipe.data
     if data.cpu_share == AUTO:
         data = replace(data, cpu_share=cpu_share)
     needs = method.views
-    _check_sampling(recipe, method)
+    check_sampling(recipe, method)
     _check_lengths(with_next_frame(recipe.clip) if needs.flow else recipe.clip, manifest, say)
     return build_loader(
         manifest,
@@ -191,7 +205,8 @@ def training_loader(
     )
 
 
-def _check_sampling(recipe: Recipe, method: Method) -> None:
+def check_sampling(recipe: Recipe, method: Method) -> None:
+    """Raises ConfigError where the recipe's clips are not those that the method's views need."""
     needed, asked = method.views.sampling, recipe.clip.sampling
     if needed and asked != needed:
         raise ConfigError(
@@ -201,9 +216,20 @@ def _check_sampling(recipe: Recipe, method: Method) -> None:
 
 
 def _check_lengths(clip: ClipConfig, manifest: Manifest, say: Callable[[str], None]) -> None:
-    """Segments that are too short for their clips are no error of one video: some may be."""
-    if clip.sampling != "segments":
+    """Videos that are too short for their clips are no error: some may be, and they are counted."""
+    if clip.sampling == "segments":
+        _check_segments(clip, manifest, say)
         return
+    least = span(clip.frames, clip.stride)
+    short, videos = int((manifest.frames < least).sum()), len(manifest)
+    if short:
+        say(
+            f"{short} of {videos} videos are shorter than the {least} frames of a clip and loop "
+            "(clip.frames, clip.stride)"
+        )
+
+
+def _check_segments(clip: ClipConfig, manifest: Manifest, say: Callable[[str], None]) -> None:
     least = frames_of_segments(clip)
     short, videos = int((manifest.frames < least).sum()), len(manifest)
     need = f"{clip.segments} segments for clips of {clip.frames} frames need"

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from training.errors import CheckpointError
 
 SAFETENSORS = ".safetensors"
 CONFIG = "config.json"  # beside exported weights: their recipe, and what they are
+# The files of tools.export by their format.
+EXPORTED = {"kinema": "model.safetensors", "torchvision": "torchvision.pth",
+            "mmaction2": "mmaction2.pth"}  # fmt: skip
 
 # Besides tensors and plain types, published checkpoints hold their command line (VCLR) and best
 # accuracy (CoCLR). These classes only hold values; any other one is refused.
@@ -40,7 +44,7 @@ def load(path: Path, backbone: nn.Module) -> Loaded:
     Raises CheckpointError where the file cannot be read or does not fit.
     """
     try:
-        return load_backbone(backbone, read(path))
+        return load_backbone(backbone, read(path), norm_eps=norm_eps_beside(path))
     except ValueError as error:
         raise CheckpointError(f"error: the weights do not fit · {path} · {error}") from error
 
@@ -96,6 +100,19 @@ def recipe_beside(path: Path) -> dict[str, Any]:
             f"error: no {CONFIG} of tools.export beside the weights · {path} · name their network "
             "and clip with --recipe"
         ) from error
+
+
+def norm_eps_beside(path: Path) -> float:
+    """With which the batch norms of exported weights were trained, by the file beside them; 0: the
+    network's own, or the weights are not exported ones.
+    """
+    beside = path.with_name(CONFIG)
+    is_exported = path.suffix == SAFETENSORS or path.name in EXPORTED.values()
+    if not is_exported or not beside.is_file():
+        return 0.0
+    with suppress(OSError, ValueError, KeyError, TypeError):  # some other program's config.json
+        return float(json.loads(beside.read_text())["backbone"]["norm_eps"])
+    return 0.0
 
 
 def _unreadable(path: Path, error: Exception) -> str:

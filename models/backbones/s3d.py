@@ -23,6 +23,7 @@ MIXED_4F, MIXED_5B = (256, 160, 320, 32, 128, 128), (256, 160, 320, 32, 128, 128
 MIXED_5C = (384, 192, 384, 48, 128, 128)
 
 STAGE_ENDS = (1, 4, 7, 13, 16)  # of `features`: after the stem, 2c, 3c, 4f and 5c
+NORM_EPS = 1e-3  # torchvision's
 LEAST_FRAMES, LEAST_SIDE = 5, 17  # the last pool, 2x2x2, needs two of each
 
 
@@ -34,7 +35,7 @@ class _Unit(nn.Sequential):
             nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False),
             # eps is part of what the network computes, so it is that of torchvision's weights. The
             # momentum is not: theirs of 0.001 would need thousands of steps to follow.
-            nn.BatchNorm3d(out_channels, eps=1e-3),
+            nn.BatchNorm3d(out_channels, eps=NORM_EPS),
             nn.ReLU(inplace=True),
         )
 

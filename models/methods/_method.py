@@ -75,6 +75,11 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def check_ranks(self, world: int, device: str) -> None:
+        """Raises ValueError, naming the recipe's key, where the method cannot train in `world`
+        processes on a device of that type: before a video is read, and again in `forward`.
+        """
+
     def after_step(self) -> None:
         """Momentum twin and queue; runs after the optimiser, without host synchronisation.
 

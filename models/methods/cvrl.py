@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.batchnorm import check_sync, sync_batch_norm
 from models.diagnostics import feature_std, pair_figures
+from models.gather import world_size
 from models.heads import batch_norm_head, unit
 from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
 from models.ops import nt_xent
@@ -47,7 +48,7 @@ class Config:
                 "3 in the code"
             )
         check_counts(self, "dim", "hidden_dim")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature: {self.temperature} must be above 0; 0.1 in the code")
 
 
@@ -87,6 +88,10 @@ class CVRL(Method):
     def heads(self) -> list[nn.Module]:
         return [self.head]
 
+    def check_ranks(self, world: int, device: str) -> None:
+        if self.config.batch_norm == "sync":
+            check_sync("method.batch_norm", world, device, instead="plain")
+
     def forward(
         self,
         views: tuple[Tensor, ...],
@@ -95,8 +100,7 @@ class CVRL(Method):
         start_frames: Tensor | None = None,
     ) -> tuple[list[Objective], dict[str, Tensor]]:
         config, clips = self.config, torch.cat(views)
-        if config.batch_norm == "sync":
-            check_sync("batch_norm", device=clips.device.type, instead="plain")
+        self.check_ranks(world_size(), clips.device.type)
         first, second = unit(self.head(self.backbone(clips))).chunk(2)  # [B, D] each
         loss = nt_xent(first, second, config.temperature, reduction=config.reduction, unit=True)
         figures = pair_figures(first.detach(), second.detach())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.diagnostics import contrast_figures, feature_std
 from models.frame_order import FrameOrder, OrderLabel, OrderNorm, check_frames, normalised
-from models.gather import gather
+from models.gather import gather, world_size
 from models.heads import projection_head, unit
 from models.keys import KeySide, Protection, check_groups
 from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
@@ -76,10 +76,10 @@ class Config:
         if not 0 < self.momentum <= 1:
             raise ValueError(f"momentum: {self.momentum} is outside (0, 1]")
         for name in ("temperature", "intra_temperature"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be above 0; 0.1 in the code")
         for loss in LOSSES:
-            if self.weight(loss) < 0:
+            if not self.weight(loss) >= 0:
                 raise ValueError(f"{loss}_weight: {self.weight(loss)} must be 0 or more")
         if not self.losses:
             keys = ", ".join(f"{loss}_weight" for loss in LOSSES)
@@ -188,6 +188,9 @@ class VCLR(Method):
     def heads(self) -> list[nn.Module]:
         return [*self.query.heads.values(), *self.key.heads.values()]
 
+    def check_ranks(self, world: int, device: str) -> None:
+        self.key_side.check(world, device)
+
     def forward(
         self,
         views: tuple[Tensor, ...],
@@ -200,7 +203,7 @@ class VCLR(Method):
                 "vclr: the batch has no start_frames to tell which frame the last view shows; "
                 "take clip.sampling: segments"
             )
-        self.key_side.check(views[0].device.type)
+        self.check_ranks(world_size(), views[0].device.type)
         last = start_frames[:, -1] != start_frames[:, 0]  # [B] whether x^q is of segment S
         query = self._queries(views, last)
         key, keys = self._keys(views, last)

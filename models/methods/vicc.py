@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from models.batchnorm import check_sync, sync_batch_norm
-from models.diagnostics import feature_std, prototype_figures
-from models.gather import gather
+from models.diagnostics import feature_std, pair_figures, prototype_figures
+from models.gather import gather, world_size
 from models.heads import projection_head, unit
 from models.methods._method import Method, Objective, ViewNeeds, check_choices, check_counts
 from models.ops import swapped_prediction
@@ -191,6 +191,10 @@ class ViCC(Method):
         )
         self.trained.prototypes.requires_grad_(not self.phase.frozen)
 
+    def check_ranks(self, world: int, device: str) -> None:
+        if self.config.batch_norm == "sync":
+            check_sync("method.batch_norm", world, device, instead="plain")
+
     def forward(
         self,
         views: tuple[Tensor, ...],
@@ -198,15 +202,14 @@ class ViCC(Method):
         index: Tensor,
         start_frames: Tensor | None = None,
     ) -> tuple[list[Objective], dict[str, Tensor]]:
-        if self.config.batch_norm == "sync":
-            check_sync("batch_norm", device=views[0].device.type, instead="plain")
+        self.check_ranks(world_size(), views[0].device.type)
         embedded = self._embed(views, flow)
         self._hold(embedded, index)
         each = [self._predict(embedded, vectors) for vectors in self.trained.prototypes]
         losses, figures = zip(*each, strict=True)
         loss = torch.stack(losses).mean()
         scalars = {name: torch.stack([f[name] for f in figures]).mean() for name in figures[0]}
-        scalars["feature_std"] = feature_std(embedded[0].detach())
+        scalars |= self._figures(*(view.detach() for view in embedded[:2]))
         moves = [p for p in self.trained.parameters() if p.requires_grad]
         return [Objective(loss, moves)], {"loss": loss.detach(), **scalars}
 
@@ -222,6 +225,19 @@ class ViCC(Method):
             self.trained.prototypes.normalise()
         self.trained.steps += 1
 
+    @torch.no_grad()
+    def nearest_prototypes(
+        self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None
+    ) -> list[Tensor]:
+        """Of each set the prototype [B] that is nearest to the first view of every video."""
+        view = self.trained(self._clips(views, flow)[self.config.stream][0])
+        return [(view @ vectors.T).argmax(dim=1) for vectors in self.trained.prototypes]
+
+    def _figures(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Of the two views of s. All queues are of one age."""
+        age = self.queues[0].age_figures() if self.queues else {}
+        return {**pair_figures(first, second), "feature_std": feature_std(first), **age}
+
     def _check_other(self) -> None:
         """Once, since it waits for the device."""
         if not self.other.steps:
@@ -232,13 +248,18 @@ class ViCC(Method):
             )
         self._may_cross = True
 
-    def _embed(self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None) -> list[Tensor]:
-        """V unit vectors of each video, [B, D] each, in the order of v."""
+    def _clips(
+        self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None
+    ) -> dict[str, tuple[Tensor, ...] | None]:
         if self.views.flow and flow is None:
             raise ValueError(
                 "vicc: the batch has no flow, which stream: flow and cross: true learn from"
             )
-        clips = {"rgb": views, "flow": flow}
+        return {"rgb": views, "flow": flow}
+
+    def _embed(self, views: tuple[Tensor, ...], flow: tuple[Tensor, ...] | None) -> list[Tensor]:
+        """V unit vectors of each video, [B, D] each, in the order of v."""
+        clips = self._clips(views, flow)
         first, second = clips[self.config.stream]
         embedded = [self.trained(first)]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.second_view_gradient):

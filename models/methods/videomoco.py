@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.diagnostics import contrast_figures, feature_std
 from models.frame_drop import Content, Estimator, drop_frames, frames_to_drop
-from models.gather import gather
+from models.gather import gather, world_size
 from models.generator import FrameScorer
 from models.heads import projection_head, unit
 from models.keys import KeySide, Protection, check_groups
@@ -67,7 +67,7 @@ class Config:
             value = getattr(self, name)
             if not above < value <= 1:
                 raise ValueError(f"{name}: {value} is outside (0, 1]")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature: {self.temperature} must be above 0; 0.07 in the paper")
         check_groups(self.split_groups)
 
@@ -123,6 +123,9 @@ class VideoMoCo(Method):
     def heads(self) -> list[nn.Module]:
         return [self.query.head, self.key.head]
 
+    def check_ranks(self, world: int, device: str) -> None:
+        self.key_side.check(world, device)
+
     def forward(
         self,
         views: tuple[Tensor, ...],
@@ -131,7 +134,7 @@ class VideoMoCo(Method):
         start_frames: Tensor | None = None,
     ) -> tuple[list[Objective], dict[str, Tensor]]:
         clip, key_clip = views
-        self.key_side.check(clip.device.type)
+        self.check_ranks(world_size(), clip.device.type)
         real = None
         if self.generator is not None:
             # Before the dropped clip, as in the code: the order of the running statistics. It is

@@ -243,6 +243,10 @@ def test_eps_of_the_batch_norms_can_be_set():
             {"norm_eps": -1e-5},
             "backbone.norm_eps: -1e-05 must be above 0, or 0 for the network's own",
         ),
+        (
+            {"norm_eps": float("nan")},
+            "backbone.norm_eps: nan must be above 0, or 0 for the network's own",
+        ),
     ],
 )
 def test_values_that_make_no_sense(options, line):

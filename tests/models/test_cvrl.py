@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -72,17 +74,8 @@ def test_figures_are_those_of_the_embeddings():
     clips = np.concatenate([view.numpy() for view in given[0]])
     weights = {name: p.detach().numpy() for name, p in method.named_parameters()}
     first, second = np.split(embed(clips, weights, 1), 2)
-    similarity = [[float(np.dot(a, b)) for b in second] for a in first]
-    others = [[x for j, x in enumerate(row) if j != i] for i, row in enumerate(similarity)]
-    own = [row[i] for i, row in enumerate(similarity)]
-    right = [x > max(row) for x, row in zip(own, others, strict=True)]
-    assert 0 < np.mean(right) < 1
-    expected = {
-        "positive_similarity": np.mean(own),
-        "negative_similarity": np.mean(others),
-        "contrast_accuracy": np.mean(right),
-        "feature_std": np.mean(np.std(first, axis=0)) * 2,  # sqrt(D) = 2
-    }
+    expected = oracles.pair_figures(first, second)
+    assert 0 < expected["contrast_accuracy"] < 1
     assert {name: scalars[name].item() for name in expected} == pytest.approx(expected)
     assert scalars.keys() == {"loss", *expected}
 
@@ -145,6 +138,7 @@ def test_state_is_that_of_backbone_and_head():
         ({"hidden_dim": 0}, "hidden_dim: 0 must be 1 or more"),
         ({"dim": 0}, "dim: 0 must be 1 or more"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; 0.1 in the code"),
+        ({"temperature": math.nan}, "temperature: nan must be above 0; 0.1 in the code"),
         ({"reduction": "sum"}, "reduction: 'sum' is not one of sum_of_views, mean"),
         ({"batch_norm": "split"}, "batch_norm: 'split' is not one of sync, plain"),
     ],
@@ -197,7 +191,7 @@ class TestRanks:
 
     def test_sync_batch_norm_on_a_cpu_is_refused(self, ranks):
         assert [rank["refused"] for rank in ranks] == [
-            "batch_norm: torch has no SyncBatchNorm on a CPU; take plain"
+            "method.batch_norm: torch has no SyncBatchNorm on a CPU; take plain"
         ] * WORLD
 
 

@@ -67,9 +67,10 @@ def test_exchanged_keys_return_among_three_ranks(own, monkeypatch):
 
 def test_exchange_with_oneself_is_refused():
     with pytest.raises(ValueError) as error:
-        KeySide("exchange", 1).check("cpu")
+        KeySide("exchange", 1).check(1, "cpu")
     assert str(error.value) == (
-        "key_batch_norm: exchange gives keys to another rank, and there is one process; take split"
+        "method.key_batch_norm: exchange gives keys to another rank, and there is one process; "
+        "start several, or set method.key_batch_norm=split"
     )
 
 

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -396,8 +397,8 @@ class TestBatchNorm:
         with pytest.raises(ValueError) as error:
             method(*step_arguments(method))
         assert str(error.value) == (
-            "key_batch_norm: exchange gives keys to another rank, and there is one process; "
-            "take split"
+            "method.key_batch_norm: exchange gives keys to another rank, and there is one process; "
+            "start several, or set method.key_batch_norm=split"
         )
 
 
@@ -525,8 +526,10 @@ def test_batch_without_start_frames_names_the_sampling():
         ({"dim": 0}, "dim: 0 must be 1 or more"),
         ({"momentum": 0.0}, "momentum: 0.0 is outside (0, 1]"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; 0.1 in the code"),
+        ({"temperature": math.nan}, "temperature: nan must be above 0; 0.1 in the code"),
         ({"intra_temperature": -1.0}, "intra_temperature: -1.0 must be above 0; 0.1 in the code"),
         ({"inter_weight": -1.0}, "inter_weight: -1.0 must be 0 or more"),
+        ({"order_weight": math.nan}, "order_weight: nan must be 0 or more"),
         (
             OFF,
             "inter_weight, intra_weight, segment_weight, order_weight: all are 0, "

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import build_backbone
-from models.diagnostics import prototype_figures
 from models.methods.vicc import Config, Phase
+from models.prototypes import assign
 from models.weights import head_state
 from tests import oracles, state_dicts
 from tests.models.small_encoder import FrameMeans, features
@@ -169,31 +169,50 @@ def test_loss_and_gradients_are_those_of_the_equations(options, queue):
 def test_figures(options):
     method = small(**options)
     given = arguments(method)
+    for _ in range(2):
+        method(*given)
+        method.after_step()
     _, scalars = method(*given)
     _, now, embedded, assigned = truth(method, given)
-    expected = {"feature_std": np.mean(np.std(embedded[0], axis=0)) * 2}  # sqrt(D) = 2
-    found = {"assignment_entropy": [], "prediction_entropy": [], "prediction_accuracy": []}
+    # Of 12 slots the last 8 keys are one step old, 4 of those before them two.
+    expected = oracles.pair_figures(*embedded[:2]) | {"queue_age_steps": (8 * 1 + 4 * 2) / 12}
+    found = {"prototype_use": [], "prediction_entropy": [], "prediction_accuracy": []}
     for name, q in assigned.items():
         target = np.mean(q[1:], axis=0)
         logits = embedded[0] @ now[name].T / 0.1
         predicted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        found["assignment_entropy"].append(oracles.entropy(target.mean(axis=0)))
+        found["prototype_use"].append(oracles.prototype_use(logits.argmax(1), len(now[name])))
         found["prediction_entropy"].append(np.mean([oracles.entropy(row) for row in predicted]))
         found["prediction_accuracy"].append(np.mean(logits.argmax(1) == target.argmax(1)))
     expected |= {name: np.mean(values) for name, values in found.items()}
     assert scalars.keys() == {"loss", *expected}
-    assert {name: scalars[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
+    # Counts of prototypes and of steps are float32.
+    assert {name: scalars[name].item() for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
-def test_prototypes_that_are_used_evenly_or_not_at_all_are_told_apart():
-    view, prototypes = torch.eye(4), torch.eye(4)
-    even = prototype_figures(view, prototypes, torch.eye(4)[None], 0.01)
-    assert even["assignment_entropy"] == pytest.approx(1) == even["prediction_accuracy"].item()
-    assert even["prediction_entropy"] == pytest.approx(0, abs=1e-6)
-    one = torch.zeros(1, 4, 4)
-    one[..., 2] = 1
-    collapsed = prototype_figures(view, prototypes, one, 0.01)
-    assert collapsed["assignment_entropy"] == 0 and collapsed["prediction_accuracy"] == 0.25
+def test_a_view_that_is_one_point_is_seen():
+    """Although its assignments are as even as can be: Sinkhorn makes them so."""
+    method = small(queue_size=0)
+    spread = method(*arguments(method))[1]
+    with torch.no_grad():
+        method.trained.head[-1].weight.zero_()
+    _, figures = method(*arguments(method))
+    view = method.trained(arguments(method)[0][0])
+    even = assign(view, method.trained.prototypes[0], epsilon=0.05, iterations=3)
+    torch.testing.assert_close(even, torch.full_like(even, 1 / 6))
+    one_of_six = oracles.prototype_use(np.zeros(BATCH, dtype=int), 6)
+    assert figures["prototype_use"].item() == pytest.approx(one_of_six)
+    assert figures["prototype_use"] < 0.3 < spread["prototype_use"]
+    assert method.nearest_prototypes(*arguments(method)[:2])[0].unique().numel() == 1
+
+
+def test_nearest_prototypes_are_those_of_the_first_view():
+    method = small(stream="flow", prototypes=[6, 5])
+    given = arguments(method)
+    first = embed_all(method, given, weights_of(method.trained))[0]
+    nearest = method.nearest_prototypes(*given[:2])
+    for numbers, vectors in zip(nearest, method.trained.prototypes, strict=True):
+        assert numbers.tolist() == (first @ vectors.detach().numpy().T).argmax(1).tolist()
 
 
 # What a stage takes, and what it gives
@@ -569,5 +588,5 @@ def test_two_ranks_equal_one_process(ranks, case):
 
 def test_sync_batch_norm_on_a_cpu_is_refused(ranks):
     assert [rank["refused"] for rank in ranks] == [
-        "batch_norm: torch has no SyncBatchNorm on a CPU; take plain"
+        "method.batch_norm: torch has no SyncBatchNorm on a CPU; take plain"
     ] * WORLD

@@ -1,4 +1,5 @@
 import copy
+import math
 from collections import deque
 
 import numpy as np
@@ -295,6 +296,7 @@ class TestStages:
         ({"momentum": 1.5}, "momentum: 1.5 is outside (0, 1]"),
         ({"decay": 0.0}, "decay: 0.0 is outside (0, 1]"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; 0.07 in the paper"),
+        ({"temperature": math.nan}, "temperature: nan must be above 0; 0.07 in the paper"),
         ({"split_groups": 0}, "split_groups: 0 must be 1 or more"),
         (
             {"drop_fraction": 1.0},
@@ -323,7 +325,8 @@ def test_exchange_with_oneself_is_refused():
     with pytest.raises(ValueError) as error:
         method(views, None, index)
     assert str(error.value) == (
-        "key_batch_norm: exchange gives keys to another rank, and there is one process; take split"
+        "method.key_batch_norm: exchange gives keys to another rank, and there is one process; "
+        "start several, or set method.key_batch_norm=split"
     )
 
 

@@ -210,6 +210,35 @@ def test_vicc_into_a_network_of_another_eps_is_refused():
     )
 
 
+ANOTHER_EPS = (
+    "its batch norms were trained{} with eps {} and the backbone's have {}, which gives other "
+    "features; set backbone.norm_eps={}"
+)
+
+
+def test_a_checkpoint_of_another_eps_is_refused():
+    """The eps of a run is in its checkpoint, 0 for the network's own, as it is in its recipe."""
+    own, other = build_backbone("s3d", width=2), build_backbone("s3d", width=2, norm_eps=1e-5)
+    state = drawn(own.state_dict(), seed=7)
+    for eps, fits, refuses in ((1e-5, other, own), (0.0, own, other)):
+        content = {"method": under("query.backbone.", state),
+                   "config": {"backbone": {"name": "s3d", "norm_eps": eps}}}  # fmt: skip
+        load_backbone(fits, content)
+        assert_has(fits, state)
+        line = refused(refuses, content)
+        said = (("", "1e-05", "0.001"), (", as published ones are,", "0.001", "1e-05"))[eps == 0]
+        assert line == ANOTHER_EPS.format(*said, said[1])
+
+
+@pytest.mark.parametrize(("name", "eps"), [("s3d", 1e-3), ("r3d_18", 1e-5), ("resnet18", 1e-5)])
+def test_published_weights_into_a_network_of_another_eps_are_refused(name, eps):
+    backbone, state = backbone_and_state(name, norm_eps=1e-4)
+    line = ANOTHER_EPS.format(", as published ones are,", f"{eps:g}", "0.0001", f"{eps:g}")
+    assert refused(backbone, state) == line
+    load_backbone(backbone, state, norm_eps=1e-4)
+    assert_has(backbone, state)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "slow_r50"])
 def test_mmaction2(name):
     with torch.device("meta"):
@@ -224,6 +253,29 @@ def test_mmaction2(name):
     loaded = load_backbone(backbone, content)
     assert_has(backbone, values)
     assert (loaded.layout, loaded.prefix, loaded.unexpected) == ("mmaction2", "backbone.", ())
+
+
+@pytest.mark.parametrize("stage, stream", [("first", "flow"), ("second", "rgb"), ("", "rgb")])
+def test_of_two_streams_the_one_that_the_stage_trained(stage, stream):
+    backbone = build_backbone("r3d_18", width=2)
+    method = build_method("vicc", build_backbone("r3d_18", width=2), frames=4, size=16, dim=8)
+    method.load_state_dict(drawn(method.state_dict(), seed=7))
+    content = {
+        "method": method.state_dict(),
+        "stage": stage,
+        "config": {
+            "method": {"stream": "rgb"},
+            "run": {"stages": {"first": {"method": {"stream": "flow"}}, "second": None}},
+        },
+    }
+    loaded = load_backbone(backbone, content)
+    prefix = f"streams.{stream}."
+    assert loaded.prefix == f"{prefix}backbone."
+    trained = method.streams[stream]
+    assert_has(backbone, trained.backbone.state_dict())
+    head = projection_head(16, 8, mlp=True)
+    head.load_state_dict(head_state(content))
+    assert_has(head, trained.head.state_dict())
 
 
 # Heads

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,33 +18,40 @@ import evaluate
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.weights import load_backbone
-from tests import state_dicts
+from pipeline.checksum import sha256
+from tests import runs, state_dicts
 from tests.runs import SMOKE
 from tools.export.__main__ import formats_of, main
-from training import checkpoint, config, stages, weights
+from training import checkpoint, config, features, stages, weights
 from training.distributed import Process
+from training.protocols.inputs import load_source
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Callable[..., Path]:
-    """Makes the checkpoint of a run of the smoke recipe, with weights and statistics of its own;
-    the same one for the same overrides.
+    """Makes the checkpoint of a run of the smoke recipe, or another, with weights and statistics of
+    its own; the same one for the same arguments. flow: the operator that it was trained on.
+    untrained: a stream that no step has trained.
     """
 
     @cache
-    def make(*overrides: str, number: int = 0) -> Path:
+    def make(
+        *overrides: str, number: int = 0, recipe: Path = SMOKE, flow: str = "", untrained: str = ""
+    ) -> Path:
         given = [
             "backbone.width=2",
             "data.train=/private/of/ucf.parquet",
             "online.manifest=/private/of/val.parquet",
             "run.dir=/private/of/run",
         ]
-        recipe = config.load(SMOKE, [*given, *overrides])
+        recipe = config.load(recipe, [*given, *overrides])
         stage = stages.plan(recipe, videos=10)[number]
         method, optimizer = stages.build(stage, ALONE)
         method.load_state_dict(state_dicts.drawn(method.state_dict(), seed=5))
+        if untrained:
+            method.streams[untrained].steps.zero_()
         state = checkpoint.Checkpoint(
             step=6,
             stage=stage.name,
@@ -53,17 +61,17 @@ def saved(tmp_path_factory) -> Callable[..., Path]:
             classes=["a", "b"],
             data_fingerprint="f" * 64,
             versions={"git": "abc123", "torch": "2.13.0", "command": "train.py /private/of/x.yaml"},
+            flow={"operator": flow, "encoding": recipe.flow.encoding} if flow else {},
         )
         return checkpoint.save(tmp_path_factory.mktemp("checkpoints"), state, keep=2)
 
     return make
 
 
-def trained_backbone(path: Path, **options) -> torch.nn.Module:
+def trained_backbone(path: Path, *, prefix: str = "query.backbone.", **options) -> torch.nn.Module:
     """What the checkpoint at `path` has for an encoder, by its names alone."""
     backbone = build_backbone(width=2, **options)
     states = torch.load(path, weights_only=True)["method"]
-    prefix = "query.backbone."
     own = {k.removeprefix(prefix): t for k, t in states.items() if k.startswith(prefix)}
     backbone.load_state_dict(own)
     return backbone.eval()
@@ -150,8 +158,9 @@ def test_config_and_card(tmp_path, saved):
     assert facts["backbone"] == {"name": "r3d_18", "width": 2, "norm_eps": 0.0}
     assert (facts["stage"], facts["steps"], facts["method"]) == ("adversarial", 6, "videomoco")
     assert facts["peak_lr"] == 0.25 * facts["recipe"]["data"]["batch_size"] / 256
-    assert facts["checkpoint_sha256"] == checkpoint.sha256_of(path)
+    assert facts["checkpoint_sha256"] == sha256(path)
     assert facts["recipe"]["method"]["generator"] == "adversarial"
+    assert (facts["stream"], facts["flow"]) == ("rgb", {})
     card = (out / "README.md").read_text()
     for fact in ("f" * 64, facts["checkpoint_sha256"], "videomoco, stage 'adversarial'",
                  f"learning rate {facts['peak_lr']:g}", "Kinema abc123, torch 2.13.0",
@@ -173,7 +182,90 @@ def test_the_cards_code_runs(tmp_path, monkeypatch, capsys, saved):
     trained = trained_backbone(path, name="s3d", norm_eps=1e-4)
     clip = torch.randn(2, 3, 8, 32, 32)
     assert torch.equal(scope["backbone"].eval()(clip), trained(clip))
-    assert "norm_layer=functools.partial(torch.nn.BatchNorm3d, eps=0.0001)" in card
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "resnet18", "s3d"])
+def test_the_cards_code_for_torchvision_runs(name, tmp_path, monkeypatch, saved):
+    """With a torchvision whose networks take no arguments: those of video have none for the eps."""
+    path = saved(f"backbone.name={name}", "backbone.norm_eps=1e-4")
+    assert main([str(path), "-o", str(tmp_path / "out"), "--format", "torchvision"]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    code = re.search(r"## torchvision.pth\n\n```python\n(.*?)```", card, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path / "out")
+    networks = SimpleNamespace(**{name: lambda: build_backbone(name, width=2)})
+    theirs = networks if name == "resnet18" else SimpleNamespace(video=networks)
+    scope = {"torch": torch, "torchvision": SimpleNamespace(models=theirs)}
+    exec(code, scope)
+    clip = torch.randn(2, 3, 8, 32, 32)
+    trained = trained_backbone(path, name=name, norm_eps=1e-4)
+    assert torch.equal(scope["network"].eval()(clip), trained(clip))
+
+
+@pytest.mark.parametrize(("name", "norm"), [("slow_r50", "BN3d"), ("resnet18", "BN2d")])
+def test_the_card_tells_mmaction2_of_another_eps(name, norm, tmp_path, saved):
+    path = saved(f"backbone.name={name}", "backbone.norm_eps=1e-4")
+    assert main([str(path), "-o", str(tmp_path / "out"), "--format", "mmaction2"]) == 0
+    expected = f"pretrained=None, norm_cfg=dict(type='{norm}', requires_grad=True, eps=0.0001))"
+    assert expected in (tmp_path / "out" / "README.md").read_text()
+
+
+# Of two streams
+
+U_V = "u (to the right) and v (down)"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], f"`[B, 3, T, H, W]` of optical flow by tvl1 from each of T + 1 frames to the next: "
+             f"{U_V} in pixels, and zeros"),
+        (["flow.encoding=image"], "to the next as a picture: channels u, v, 128, where -20 to 20 "
+         f"pixels of {U_V} are 0 to 255; over 255, less [0.485, 0.456, 0.406], over [0.229, "),
+        (["flow.encoding=image", "flow.official=true"], "as a picture: channels 128, v, u, where"),
+    ],
+)  # fmt: skip
+def test_an_encoder_of_flow_says_so(options, says, tmp_path, saved):
+    path = saved("method.stream=flow", *options, recipe=runs.tiny_recipe("vicc"), flow="tvl1")
+    out = tmp_path / "out"
+    assert main([str(path), "-o", str(out)]) == 0
+    facts = json.loads((out / "config.json").read_text())
+    encoding = "image" if options else "raw"
+    assert facts["stream"] == "flow"
+    assert facts["flow"] == {"operator": "tvl1", "encoding": encoding}
+    card = (out / "README.md").read_text()
+    assert says in card and "An encoder of optical flow pretrained" in card and "RGB" not in card
+    # Where it is measured, `auto` may come to another operator: the trained one is asked for.
+    source = load_source(str(out / "model.safetensors"), None, [])
+    assert features.flow_of(source.recipe).operator == "tvl1"
+    backbone = build_backbone("r3d_18", width=2)
+    weights.load(out / "model.safetensors", backbone)
+    trained = trained_backbone(path, prefix="streams.flow.backbone.", name="r3d_18").state_dict()
+    assert all(torch.equal(trained[name], t) for name, t in backbone.state_dict().items())
+
+
+def test_the_other_stream_on_request(tmp_path, saved):
+    path = saved("method.stream=flow", recipe=runs.tiny_recipe("vicc"), flow="tvl1")
+    out = tmp_path / "out"
+    assert main([str(path), "-o", str(out), "--stream", "rgb"]) == 0
+    facts = json.loads((out / "config.json").read_text())
+    assert (facts["stream"], facts["flow"]) == ("rgb", {})
+    assert facts["recipe"]["flow"]["operator"] == "tvl1"  # to go on by
+    card = (out / "README.md").read_text()
+    assert "of RGB in [0, 1]" in card and "An encoder of pictures pretrained" in card
+    state = load_file(out / "model.safetensors")
+    trained = trained_backbone(path, prefix="streams.rgb.backbone.", name="r3d_18").state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in state.items())
+
+
+def test_a_stream_that_nothing_has_trained(tmp_path, capsys, saved):
+    path = saved(recipe=runs.tiny_recipe("vicc"), untrained="flow")
+    line = refused(capsys, path, "-o", tmp_path / "out", "--stream", "flow", code=2)
+    assert line == (
+        "error: --stream flow: no stage has trained it up to step 6 · take the other one, or a "
+        "later checkpoint"
+    )
+    line = refused(capsys, saved(), "-o", tmp_path / "out", "--stream", "flow", code=2)
+    assert line.startswith("error: method.stream: unknown key · the command line")
 
 
 def test_the_card_says_where_a_narrow_network_does_not_fit(tmp_path, saved):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
-from tests import runs
+from pipeline import Manifest
+from tests import oracles, runs
 from tools.demo import ROOT, StepFailed
 from tools.methods import __main__ as command
 from tools.methods import branch, data, held_out, run, table
 from tools.methods.trials import PLAN, Claim, Plan, Task, Training, Variant
-from training import config
+from training import checkpoint, config, stages
+from training.distributed import Process
 from training.errors import ConfigError
 
 NETWORK = ("backbone.width=4",)
@@ -274,6 +279,38 @@ def test_a_scalar_on_other_videos_changes_nothing(first_half, tiny_data, tmp_pat
     assert json.loads((tmp_path / "task.json").read_text())["loss"] == value
     assert held_out.main([*asked, "none"]) == 2
     assert "error: --scalar none: the method has loss, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_the_use_of_prototypes_is_seen_on_other_videos(collapsed, tiny_data):
+    """A network whose embedding is one point uses one prototype of each set, 5 and 7 here."""
+    recipe = config.load(runs.tiny_recipe("vicc"), [])
+    (stage,) = stages.plan(recipe, 10)
+    method, optimizer = stages.build(stage, Process(0, 1, torch.device("cpu")))
+    if collapsed:
+        torch.nn.init.zeros_(method.trained.head[-1].weight)
+        torch.nn.init.ones_(method.trained.head[-1].bias)
+    state = checkpoint.Checkpoint(
+        step=4, stage=stage.name, method=method.state_dict(), optimizer=optimizer.state_dict(),
+        config=recipe.plain(), classes=[], data_fingerprint="", versions={},
+    )  # fmt: skip
+    use = held_out.held_out(state, Manifest.read(tiny_data), "prototype_use")
+    picks = np.zeros(held_out.EPOCHS * 10, dtype=int)
+    one = np.mean([oracles.prototype_use(picks, among) for among in (5, 7)])
+    assert use == pytest.approx(one, rel=1e-5) if collapsed else use > 1.5 * one
+
+
+def test_the_use_of_prototypes_is_of_all_batches_together():
+    """Every batch has one prototype of the first set, and each another; of the second one alone."""
+    method = SimpleNamespace(
+        trained=SimpleNamespace(prototypes=[torch.empty(6, 2), torch.empty(2, 2)]),
+        nearest_prototypes=lambda views, flow: [views[0], torch.zeros_like(views[0])],
+    )
+    batches = [SimpleNamespace(views=(torch.full((3,), n),), flow=None) for n in range(6)]
+    even = oracles.prototype_use(np.arange(18) % 6, 6)
+    one = oracles.prototype_use(np.zeros(18, dtype=int), 2)
+    use = held_out.use_of_prototypes(method, batches)
+    assert use == pytest.approx((even + one) / 2, rel=1e-5)
 
 
 # What is said

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.checksum import sha256
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.errors import CheckpointError
@@ -58,7 +59,7 @@ def test_it_loads_with_weights_only_and_sha256sum_agrees(tmp_path):
     path = checkpoint.save(tmp_path, state(3), keep=2)
     assert torch.load(path, weights_only=True)["step"] == 3
     digest, name = (tmp_path / "step_00000003.pt.sha256").read_text().split()
-    assert digest == checkpoint.sha256_of(path) and name == path.name
+    assert digest == sha256(path) and name == path.name
 
 
 def test_saving_copies_no_tensor(tmp_path, monkeypatch):

@@ -94,9 +94,20 @@ def test_segments_need_room_for_one_frame_more(moving):
     assert not said
 
 
+def test_clips_need_room_for_one_frame_more(moving):
+    """All three videos have 12 frames, the clip 5 x 2 + 1 = 11."""
+    said: list[str] = []
+    loader_of(moving, Flowing(()), "clip.frames=6", say=said.append)
+    assert not said
+    loader_of(moving, Flowing(), "clip.frames=6", say=said.append)
+    assert said[0] == (
+        "3 of 3 videos are shorter than the 13 frames of a clip and loop (clip.frames, clip.stride)"
+    )
+
+
 def test_a_dry_run_reads_the_flow(moving, monkeypatch):
     stage = first_stage()
-    monkeypatch.setattr(dry_run, "build", lambda *_, **__: (Flowing(), None))
+    monkeypatch.setattr(dry_run, "first_method", lambda *_, **__: Flowing())
     batch = next(loader_of(moving, Flowing()).batches(0, 1))
     lines = dry_run.describe(stage, Flowing(), batch, Process(0, 1, torch.device("cpu")))
     assert "flow of view 1: [2, 2, 4, 32, 32]" in lines

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import batchnorm, gather, keys
+from models import gather, keys
+from models.methods import cvrl, vclr
 from pipeline import Batch, DataConfig, DataError, Manifest
 from tests import runs
 from tests.runs import SMOKE
@@ -18,7 +19,7 @@ from training import config, stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig
 from training.distributed import Process
-from training.dry_run import saved_bytes
+from training.dry_run import dry_run, saved_bytes
 from training.errors import CheckpointError, ConfigError
 
 ONE_STAGE = config.load(SMOKE, [])
@@ -156,6 +157,46 @@ def test_batches_go_on_where_the_last_stage_stopped(tiny_data):
     assert epochs == [list(range(10))] * 4
 
 
+# Where a method can train
+
+EXCHANGE = "method.key_batch_norm=exchange"
+ALONE_AND_EXCHANGE = (
+    "method.key_batch_norm: exchange gives keys to another rank, and there is one process; start "
+    "several, or set method.key_batch_norm=split"
+)
+
+
+@pytest.mark.parametrize("recipe", ["videomoco", "vclr"])
+def test_keys_that_no_other_rank_computes_are_refused_where_the_stage_is_built(recipe):
+    stage, *_ = stages.plan(config.load(runs.tiny_recipe(recipe), [EXCHANGE]), 10)
+    with pytest.raises(ValueError) as error:
+        stages.build(stage, ALONE)
+    assert str(error.value) == ALONE_AND_EXCHANGE
+    assert stages.first_method(stage).views.exchanged  # one may look at it all the same
+    stages.build(stage, Process(0, 2, CPU))
+
+
+@pytest.mark.parametrize("recipe, key, instead", [
+    ("videomoco", "key_batch_norm", "exchange or split"), ("cvrl", "batch_norm", "plain"),
+    ("vclr", "key_batch_norm", "exchange or split"), ("vicc", "batch_norm", "plain"),
+])  # fmt: skip
+def test_sync_batch_norm_is_refused_where_the_stage_is_built(recipe, key, instead):
+    stage, *_ = stages.plan(config.load(runs.tiny_recipe(recipe), [f"method.{key}=sync"]), 10)
+    with pytest.raises(ValueError) as error:
+        stages.build(stage, Process(0, 2, CPU))
+    assert str(error.value) == (
+        f"method.{key}: torch has no SyncBatchNorm on a CPU; take {instead}"
+    )
+
+
+def test_a_dry_run_tells_rate_and_steps_of_what_it_cannot_build(tiny_data, capsys):
+    with pytest.raises(ValueError, match=r"^method\.key_batch_norm: exchange "):
+        dry_run(schedule(EXCHANGE), Manifest.read(tiny_data), ALONE)
+    said = capsys.readouterr().out
+    assert "moco: effective lr 0.001 " in said and "adversarial: 6 steps, 2.5 an epoch" in said
+    assert "view 0" not in said
+
+
 # Clips that the method can use
 
 
@@ -186,6 +227,16 @@ def test_segments_are_of_one_number(tiny_data):
 def test_other_methods_take_any_clips(tiny_data):
     for sampling in ("same", "random", "interval"):
         assert loader_of(tiny_data, f"clip.sampling={sampling}", recipe="videomoco") == []
+
+
+@pytest.mark.parametrize("sampling", ["same", "random", "interval"])
+def test_videos_too_short_for_their_clips(tiny_data, sampling):
+    """The ten videos have 12 to 21 frames."""
+    clip = f"clip.sampling={sampling}", "clip.frames=8"  # 7 x 2 + 1 = 15
+    assert loader_of(tiny_data, *clip, recipe="videomoco") == [
+        "3 of 10 videos are shorter than the 15 frames of a clip and loop (clip.frames, "
+        "clip.stride)"
+    ]
 
 
 def test_videos_too_short_for_their_segments(tiny_data):
@@ -221,7 +272,7 @@ def some_batch(views: int, frames: int = 1) -> Batch:
 def test_memory_of_one_rank_of_several_is_found_without_the_others(monkeypatch):
     """No other rank is there to answer: a collective would fail."""
     alone = kept(some_batch(7), CPU, "method.key_batch_norm=plain")
-    for module in (gather, keys, batchnorm):
+    for module in (gather, keys, vclr):
         monkeypatch.setattr(module, "world_size", lambda: 2)
     monkeypatch.setattr(keys, "rank", lambda: 0)
     assert kept(some_batch(7), CPU, "method.key_batch_norm=exchange") == pytest.approx(alone, 0.01)
@@ -231,7 +282,7 @@ def test_memory_of_one_rank_of_several_is_found_without_the_others(monkeypatch):
 @pytest.mark.parametrize("batch_norm", ["plain", "sync"])
 def test_memory_of_a_rank_with_a_gpu(monkeypatch, batch_norm):
     cpu = kept(some_batch(2, 4), CPU, "method.batch_norm=plain", recipe="cvrl")
-    monkeypatch.setattr(batchnorm, "world_size", lambda: 2)
+    monkeypatch.setattr(cvrl, "world_size", lambda: 2)
     option = f"method.batch_norm={batch_norm}"
     on_gpu = kept(some_batch(2, 4), torch.device("cuda"), option, recipe="cvrl")
     assert on_gpu == pytest.approx(cpu, rel=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -122,6 +123,33 @@ def test_what_is_no_file_of_weights(name, content, line, tmp_path):
     if content is not None:
         path.write_bytes(content)
     assert refused(path) == line.format(path)
+
+
+@pytest.mark.parametrize("name", ["any.safetensors", "torchvision.pth"])
+def test_exported_weights_of_another_eps_are_refused(name, tmp_path):
+    state = state_of("s3d")
+    path = tmp_path / name
+    (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
+    beside = path.with_name("config.json")
+    beside.write_text(json.dumps({"backbone": {"name": "s3d", "norm_eps": 1e-5}}))
+    with pytest.raises(CheckpointError, match=r"trained with eps 1e-05 and the backbone's have 0"):
+        weights.load(path, build_backbone("s3d", width=2))
+    weights.load(path, build_backbone("s3d", width=2, norm_eps=1e-5))
+    beside.write_text(json.dumps({"backbone": {"name": "s3d", "norm_eps": 0.0}}))
+    weights.load(path, build_backbone("s3d", width=2))
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.safetensors", '{"architectures": ["S3D"]}'), ("a.safetensors", "no JSON"),
+    ("another.pth", '{"backbone": {"norm_eps": 1e-5}}'),
+])  # fmt: skip
+def test_a_config_of_something_else_says_nothing(name, content, tmp_path):
+    """Beside a file that tools.export did not write, or of a program that is not it."""
+    state = state_of("s3d")
+    path = tmp_path / name
+    (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
+    path.with_name("config.json").write_text(content)
+    assert_loads(path, "s3d", state)
 
 
 def test_a_cut_file(tmp_path):

@@ -25,7 +25,6 @@ from tools.benchmark.starvation import videos_for
 from tools.console import positive
 from training import config, distributed, stages
 from training.config import Recipe
-from training.distributed import Process
 
 RANKS = (1, 2, 4, 8)
 # Momentum SGD, for its steps are proportional to gradients: AdamW divides the smallest by
@@ -125,7 +124,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 def load_of(path: str, recipe: Recipe, *, video_bytes: float, **exchanged: int) -> Load:
     """The recipe in numbers: parameters counted, operations counted without computing them."""
     stage = stages.plan(recipe, 10**6)[0]
-    method, _ = stages.build(stage, Process(0, 1, torch.device("cpu")))
+    method = stages.first_method(stage)
     with torch.device("meta"):
         network = build_backbone(**recipe.backbone.network()).eval()  # one sample has no spread
         clip = torch.empty(1, 3, recipe.clip.frames, recipe.augment.size, recipe.augment.size)

@@ -4,7 +4,8 @@ python -m tools.export runs/x/checkpoints/step_00001000.pt -o x
 
 model.safetensors and config.json for Kinema, torchvision.pth by torchvision's names, mmaction2.pth
 for mmaction2's ResNet and ResNet3dSlowOnly, and README.md, which says how each is loaded. Each has
-the encoder alone, in the bits of the checkpoint: no head, no queue, no optimiser.
+the encoder alone, in the bits of the checkpoint: no head, no queue, no optimiser. Of ViCC's two
+streams it is the one that the checkpoint's stage trained, or that of --stream.
 Exit codes: 0 done, 2 usage, 4 checkpoint.
 """
 
@@ -22,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from models.layouts import to_mmaction2
+from pipeline.checksum import sha256
 from pipeline.whole import whole_file
 from tools.export.card import card
 from training import checkpoint, config, errors, features, weights
 from training.optim import peak_lr
 
-FORMATS = {"kinema": "model.safetensors", "torchvision": "torchvision.pth",
-           "mmaction2": "mmaction2.pth"}  # fmt: skip
+FORMATS = weights.EXPORTED
 IN_TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "resnet18", "resnet50")
 IN_MMACTION2 = ("resnet18", "resnet50", "slow_r50", "slow_r101", "slow_r152")
 
@@ -43,17 +44,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="of a run")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--format", choices=FORMATS, help="only this one (all that there are)")
+    parser.add_argument("--stream", choices=("rgb", "flow"),
+                        help="of ViCC's two (the one that its last stage trained)")  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
     state = checkpoint.load(args.checkpoint)
-    recipe = config.of_checkpoint(state.config, state.stage, [])
+    stream = [f"method.stream={args.stream}"] if args.stream else []
+    recipe = config.of_checkpoint(state.config, state.stage, stream)
+    refuse_untrained(state, features.stream_of(recipe))
     formats = formats_of(recipe.backbone.name, args.format)
     encoder = features.build_encoder(str(args.checkpoint), recipe, state)
     tensors = {name: t.detach().contiguous() for name, t in encoder.state_dict().items()}
-    facts = facts_of(state, recipe, encoder, sha256=checkpoint.sha256_of(args.checkpoint))
+    facts = facts_of(state, recipe, encoder, sha256=sha256(args.checkpoint))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         for name in formats:
@@ -80,6 +85,16 @@ def formats_of(backbone: str, asked: str | None) -> list[str]:
             f"error: --format {asked}: {asked} has no {backbone} · take {others}"
         )
     return [asked] if asked else [name for name in FORMATS if has[name]]
+
+
+def refuse_untrained(state: checkpoint.Checkpoint, stream: str) -> None:
+    """Raises ConfigError for the one of ViCC's streams that no stage has trained so far."""
+    steps = state.method.get(f"streams.{stream}.steps")
+    if steps is not None and not steps:
+        raise errors.ConfigError(
+            f"error: --stream {stream}: no stage has trained it up to step {state.step} · take the "
+            "other one, or a later checkpoint"
+        )
 
 
 def encoded(form: str, tensors: dict[str, Tensor]) -> Any:
@@ -110,8 +125,13 @@ def facts_of(
     plain["run"]["dir"] = ""
     for part, key in (("data", "train"), ("backbone", "weights"), ("online", "manifest")):
         plain[part][key] = Path(plain[part][key]).name
+    # By name, so that `auto` comes to no other one where the weights are measured or trained on.
+    plain["flow"]["operator"] = state.flow.get("operator", plain["flow"]["operator"])
+    stream = features.stream_of(recipe)
     return {
         "backbone": recipe.backbone.network(),
+        "stream": stream,
+        "flow": state.flow if stream == "flow" else {},
         "feature_dim": encoder.feature_dim,
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "method": recipe.method.name,

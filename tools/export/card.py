@@ -24,9 +24,10 @@ def card(facts: dict[str, Any], files: list[str]) -> str:
 
 def what(facts: dict[str, Any]) -> str:
     backbone = facts["backbone"]
+    seen = "optical flow" if facts["stream"] == "flow" else "pictures"
     return (
         f"# {backbone['name']} by {facts['method']}\n\n"
-        f"A video encoder pretrained without labels: {facts['method']} on {backbone['name']}, "
+        f"An encoder of {seen} pretrained without labels: {facts['method']} on {backbone['name']}, "
         f"width {backbone['width']}, {facts['parameters'] / 1e6:.2f} M parameters. The encoder "
         "alone: no projection head, no classifier. How well it retrieves and recognises is not "
         "said here; measure it on your videos with evaluate.py."
@@ -51,24 +52,43 @@ def table(facts: dict[str, Any]) -> str:
 
 def clip(facts: dict[str, Any]) -> str:
     clip, augment = facts["recipe"]["clip"], facts["recipe"]["augment"]
+    values = of_flow(facts) if facts["stream"] == "flow" else of_pictures(augment)
     return (
         "## Input and output\n\n"
-        f"Clips `[B, 3, T, H, W]` of RGB in [0, 1], less {augment['mean']}, over {augment['std']}; "
+        f"Clips `[B, 3, T, H, W]` of {values}; "
         f"trained with {clip['frames']} frames, every {_ordinal(clip['stride'])}, of "
         f"{augment['size']} x {augment['size']} pixels. The feature is "
         f"`[B, {facts['feature_dim']}]`."
     )
 
 
+def of_pictures(augment: dict[str, Any]) -> str:
+    return f"RGB in [0, 1], less {augment['mean']}, over {augment['std']}"
+
+
+def of_flow(facts: dict[str, Any]) -> str:
+    """The three channels of each frame, and what made them."""
+    flow, augment = facts["recipe"]["flow"], facts["recipe"]["augment"]
+    made = f"optical flow by {flow['operator']} from each of T + 1 frames to the next"
+    if flow["encoding"] == "raw":
+        return f"{made}: u (to the right) and v (down) in pixels, and zeros"
+    channels = "128, v, u" if flow["official"] else "u, v, 128"
+    return (
+        f"{made} as a picture: channels {channels}, where -20 to 20 pixels of u (to the right) and "
+        f"v (down) are 0 to 255; over 255, less {augment['mean']}, over {augment['std']}"
+    )
+
+
 def in_kinema(facts: dict[str, Any]) -> str:
     options = ", ".join(f"{key}={value!r}" for key, value in facts["backbone"].items())
+    eps = f", norm_eps={eps!r}" if (eps := facts["backbone"]["norm_eps"]) else ""
     return (
         "## model.safetensors\n\n```python\n"
         "from models import build_backbone\n"
         "from models.weights import load_backbone\n"
         "from safetensors.torch import load_file\n\n"
         f"backbone = build_backbone({options})\n"
-        'print(load_backbone(backbone, load_file("model.safetensors")))\n```\n\n'
+        f'print(load_backbone(backbone, load_file("model.safetensors"){eps}))\n```\n\n'
         "or `python evaluate.py retrieval --checkpoint model.safetensors --train ... --test ...`, "
         "which finds network and clip in the config.json beside it, or `backbone.weights: "
         "model.safetensors` in a recipe, to pretrain further."
@@ -78,12 +98,16 @@ def in_kinema(facts: dict[str, Any]) -> str:
 def in_torchvision(facts: dict[str, Any]) -> str:
     name, width = facts["backbone"]["name"], facts["backbone"]["width"]
     family = "models" if name.startswith("resnet") else "models.video"
-    eps, arguments = facts["backbone"]["norm_eps"], ""
-    if eps:
-        arguments = f"norm_layer=functools.partial(torch.nn.BatchNorm3d, eps={eps:g})"
+    eps, change = facts["backbone"]["norm_eps"], ""
+    if eps:  # its video networks have no argument for it
+        change = (
+            "for layer in network.modules():\n"
+            "    if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):\n"
+            f"        layer.eps = {eps!r}\n"
+        )
     text = (
         "## torchvision.pth\n\n```python\n"
-        f"network = torchvision.{family}.{name}({arguments})\n"
+        f"network = torchvision.{family}.{name}()\n{change}"
         'state = torch.load("torchvision.pth", weights_only=True)\n'
         "print(network.load_state_dict(state, strict=False))  # missing: its classifier alone\n```"
     )
@@ -104,6 +128,9 @@ def in_mmaction2(facts: dict[str, Any]) -> str:
         kind = f"type='ResNet3dSlowOnly', depth={depth}, base_channels={width}, {MMACTION2_SLOW}"
     else:
         kind = f"type='ResNet', depth={name.removeprefix('resnet')}, pretrained=None"
+    if eps := facts["backbone"]["norm_eps"]:
+        norm = "BN3d" if name.startswith("slow") else "BN2d"
+        kind += f", norm_cfg=dict(type='{norm}', requires_grad=True, eps={eps!r})"
     text = (
         "## mmaction2.pth\n\n```python\n"
         f"model = dict(backbone=dict({kind}), ...)\n"

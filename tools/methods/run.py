@@ -115,9 +115,10 @@ class Trial:
         if self.untrained:
             training = {"seed": self.seed, "recipe": self.run.training.recipe,
                         "overrides": network_of(self.run.training)}  # fmt: skip
+        own_task = self.task.scalar if self.task and not self.untrained else ""
         return {"training": training, "data": self.run.training.data, "clips": self.clips,
                 "stage": self.variant.stage, "options": list(self.variant.options),
-                "joins": list(self.variant.joins)}  # fmt: skip
+                "joins": list(self.variant.joins), "own_task": own_task}  # fmt: skip
 
     def share(self) -> float:
         """R@1 of the test videos, from 0 to 1."""

@@ -85,7 +85,7 @@ def read_samples(
             f"{stage.last_step - 1}, got {step}"
         )
     process = Process(0, 1, torch.device("cpu"))
-    method, _ = stages.build(stage, process)
+    method = stages.first_method(stage)
     batch = stage.recipe.data.batch_size
     first = stage.first_sample + (step - stage.first_step) * batch
     loader = stages.training_loader(_one_by_one(stage, first), manifest, method, process)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import DataError, Manifest
+from pipeline.checksum import sha256
 from training import checkpoint, config, weights
 from training.errors import ConfigError
 
@@ -52,7 +53,7 @@ def load_source(name: str, recipe_path: str | None, overrides: list[str]) -> Sou
         recipe = config.of_checkpoint(state.config, state.stage, overrides)
     if not path.is_file():
         weights.read(path)  # says what is wrong with it
-    return Source(name, checkpoint.sha256_of(path), recipe, state)
+    return Source(name, sha256(path), recipe, state)
 
 
 def read_preset(path: str | None, protocol: str) -> tuple[dict[str, Any], list[str]]:
