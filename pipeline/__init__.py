@@ -11,7 +11,9 @@ A clip meets these modules in this order:
     order        (seed, epoch, position) -> video
     clip         (frames, rng) -> frame numbers of every view (interval: how far apart a pair is)
     augment      rng -> crop, flip, colour, blur of every view
+    needed       packets + wanted frames -> those that they are decoded from
     decode       bytes + frame numbers -> pictures
+    cut          a long file + wanted frames -> its key-frame runs, for a decoder on the GPU
     render       picture + draw -> a view's region at its size, its colours, its luma
     host         on a CPU all of a view, for a GPU what it shows (track: what a lane is given)
     sample       all of the above for one sample: the host stage, run in worker processes
@@ -21,9 +23,11 @@ A clip meets these modules in this order:
     stream       workers and lanes, joined in order; a lane that fails is built again (lane_runs)
     lanes        how many, and who decodes which place of a batch: by measured rates
     loader       streams and flow -> batches (parts: what they are made of)
-    batch        what leaves the pipeline
+    batch        what leaves the pipeline (buffers: its memory on a host, used again)
+    windows      clips as rows of their own, for evaluation
     quarantine   the list of damaged videos, and its budget
     refused      those that ended a worker or a lane, which are not tried again
+    whole        files whole or absent (checksum: their hashes; errors: what can go wrong)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from pipeline.errors import DataError
 from pipeline.sample import EvaluationStage, HostBatch, TrainingStage
 from pipeline.track import NOTHING
 
-Stage = TrainingStage | EvaluationStage
+HostStage = TrainingStage | EvaluationStage
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Seat:
     ahead: batches that it makes before they are asked for.
     """
 
-    def __init__(self, context: BaseContext, stage: Stage, steps: Sequence[int], ahead: int):
+    def __init__(self, context: BaseContext, stage: HostStage, steps: Sequence[int], ahead: int):
         self.context, self.steps, self.ahead = context, steps, ahead
         self.inbox: queue.SimpleQueue[HostBatch | Exception | Ended] = queue.SimpleQueue()
         self.note = watch.Note(context)
         self.made = self.taken = 0
         self.start(stage)
 
-    def start(self, stage: Stage) -> None:
+    def start(self, stage: HostStage) -> None:
         """A new process, for what is still to be made."""
         self.note.leave()
         self._seen, self.unmoved_polls = -1, 0
@@ -139,7 +139,7 @@ def _send(connection: Connection, item: HostBatch | Exception) -> None:
 
 
 def _serve(
-    stage: Stage, steps: Sequence[int], room: int, note: watch.Note, connection: Connection
+    stage: HostStage, steps: Sequence[int], room: int, note: watch.Note, connection: Connection
 ) -> None:
     """A worker process: makes batches while there is room for them, until the pipe closes."""
     torch.set_num_threads(1)
@@ -154,7 +154,7 @@ def _serve(
             _send(connection, _made(stage, step))
 
 
-def _made(stage: Stage, step: int) -> HostBatch | Exception:
+def _made(stage: HostStage, step: int) -> HostBatch | Exception:
     """A batch, or what its making raised, with the traceback as a note."""
     try:
         return stage[step]

@@ -174,7 +174,7 @@ def cpu_rate(
     return len(stages) * seats * BATCHES * CPU_PLACES / seconds
 
 
-def table(rates: Mapping[int, float], chosen: int) -> str:
+def measured_line(rates: Mapping[int, float], chosen: int) -> str:
     """The line that says what was measured."""
     measured = ", ".join(f"{number}: {rate:.0f}" for number, rate in rates.items())
     return f"lanes: {chosen} of these, by samples/s: {measured}"

@@ -1,6 +1,6 @@
 """From samples to batches: streams of rendered views, their flow, and their joining in order.
 
-    sampler (step numbers) -> workers (host stage) -> lanes ( -> flow) -> Batch
+    step numbers -> workers (host stage) -> lanes ( -> flow) -> Batch
 
 Steps k+1, k+2, ... are in the workers, in the lanes and at the flow while step k trains. The
 loader has no state: `batches(first, last)` starts anywhere at once.

@@ -20,8 +20,8 @@ from pipeline.lanes import (
     fewest_lanes,
     kinds_of,
     lane_rates,
+    measured_line,
     share_of_cpu,
-    table,
     without_measuring,
 )
 from pipeline.manifest import Manifest
@@ -161,7 +161,7 @@ class TrainingParts:
         if both and share == AUTO:
             share = share_of_cpu(cpu_rate(stages, data, say=say), rates[lanes])
         lanes, share = agreed((lanes, share))
-        say(table(rates, lanes))
+        say(measured_line(rates, lanes))
         if both:
             say(f"data.cpu_share: {share} of every batch is decoded on the CPU")
         return replace(data, lanes=lanes, cpu_share=share)

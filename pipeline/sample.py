@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from pipeline.augment import AugmentConfig, Draw, evaluation_draws, training_draw
 from pipeline.clip import ClipConfig, ClipPlan, training_plan, uniform_plan
@@ -152,7 +151,7 @@ def clip_tracks(
 
 
 @dataclass(frozen=True)
-class TrainingStage(torch.utils.data.Dataset):
+class TrainingStage:
     """Item k: the samples of step k of one process. Pure; picklable; safe in any worker.
 
     slots: places of the global batch that this process fills, and kinds: the decoder of each.
@@ -251,7 +250,7 @@ class TrainingStage(torch.utils.data.Dataset):
 
 
 @dataclass(frozen=True)
-class EvaluationStage(torch.utils.data.Dataset):
+class EvaluationStage:
     """Item k: the k-th group of `batch` videos, each with `clips` uniform clips as its views.
 
     Of each clip there are `augment.eval_crops` views, one after the other. Nothing is drawn and
@@ -267,11 +266,6 @@ class EvaluationStage(torch.utils.data.Dataset):
     batch: int
     kind: str
     refused: Refused = field(default_factory=Refused)
-
-    @property
-    def size(self) -> int:
-        """Most samples in an item."""
-        return self.batch
 
     def __len__(self) -> int:
         return -(-len(self.manifest) // self.batch)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.crew import Stage
+from pipeline.crew import HostStage
 from pipeline.errors import BadVideo, DecoderFailed
 from pipeline.flow.views import Luma
 from pipeline.lane_runs import LaneRuns
@@ -73,7 +73,7 @@ class Stream:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: HostStage,
         lanes: Mapping[str, list],
         data: DataConfig,
         say: Callable[[str], None] = lambda line: None,

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class Reading(NamedTuple):
     """A video (row of the manifest) and the number of the sample that it is read for."""
 
     number: int
@@ -34,14 +34,14 @@ class Note:
         return self._cells[0]
 
     @property
-    def place(self) -> Place | None:
+    def reading(self) -> Reading | None:
         """Where the worker is, or was when it died; None between two videos."""
-        turn, *place = self._cells
-        return Place(*place) if turn % 2 else None
+        turn, *reading = self._cells
+        return Reading(*reading) if turn % 2 else None
 
     @contextlib.contextmanager
-    def at(self, place: Place) -> Iterator[None]:
-        self._cells[1:] = place
+    def at(self, reading: Reading) -> Iterator[None]:
+        self._cells[1:] = reading
         self._cells[0] += 1
         try:
             yield
@@ -58,7 +58,7 @@ own: Note | None = None  # of this process, where it is a worker
 
 def watched(number: int, index: int) -> contextlib.AbstractContextManager[None]:
     """While the video `index` is read for sample `number`, whoever watches this process knows."""
-    return own.at(Place(number, index)) if own else contextlib.nullcontext()
+    return own.at(Reading(number, index)) if own else contextlib.nullcontext()
 
 
 def ending(process: BaseProcess, timeout_seconds: float) -> str | None:

@@ -12,13 +12,13 @@ import queue
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 
-from pipeline.crew import Seat, Stage
+from pipeline.crew import HostStage, Seat
 from pipeline.errors import BadVideo, DataError
 from pipeline.sample import HostBatch
-from pipeline.watch import Place
+from pipeline.watch import Reading
 
 # A worker that is at no video starts, packs or sends: a minute is for imports from a slow disk.
 BETWEEN_VIDEOS_SECONDS = 60.0
@@ -30,8 +30,8 @@ STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 def host_batches(
-    stage: Stage,
-    steps: range,
+    stage: HostStage,
+    steps: Sequence[int],
     *,
     workers: int,
     ahead: int,
@@ -71,11 +71,11 @@ class _Foreman:
     """Takes batches from seats, and finds out why one does not come."""
 
     def __init__(
-        self, stage: Stage, seats: list[Seat], limit_seconds: float, say: Callable[[str], None]
+        self, stage: HostStage, seats: list[Seat], limit_seconds: float, say: Callable[[str], None]
     ):
         self.stage, self.seats, self.limit_seconds, self.say = stage, seats, limit_seconds, say
         self.poll_seconds = min(POLL_SECONDS, limit_seconds / 5)
-        self.deaths: Counter[Place] = Counter()
+        self.deaths: Counter[Reading] = Counter()
         self.unexplained = 0
 
     def batch(self, seat: Seat, step: int) -> HostBatch:
@@ -103,9 +103,9 @@ class _Foreman:
         for seat in self.seats:
             # One that died does not move either; its batch will be due.
             hangs = seat.process.is_alive() and self._unmoved_seconds(seat) >= self.limit_seconds
-            if seat.note.place and hangs:
+            if seat.note.reading and hangs:
                 self._cut_off(seat)
-        if not due.note.place and self._unmoved_seconds(due) >= BETWEEN_VIDEOS_SECONDS:
+        if not due.note.reading and self._unmoved_seconds(due) >= BETWEEN_VIDEOS_SECONDS:
             raise DataError(
                 f"error: batch {step} did not come within {BETWEEN_VIDEOS_SECONDS:g} s · its data "
                 "worker is at no video and does not answer · look for a full memory or a disk that "
@@ -122,25 +122,25 @@ class _Foreman:
         if turn == seat.note.turn:  # else it has come back at the last moment
             what = f"its decoder did not come back within {self.limit_seconds:g} s"
             cure = "re-encode it, or raise data.decode_timeout_seconds"
-            self._refuse(seat.note.place, "E-TIMEOUT", what, cure)
+            self._refuse(seat.note.reading, "E-TIMEOUT", what, cure)
         seat.start(self.stage)
 
     def _died(self, seat: Seat, step: int) -> None:
-        how, place = self._end(seat), seat.note.place
-        if place and self.deaths[place]:
+        how, reading = self._end(seat), seat.note.reading
+        if reading and self.deaths[reading]:
             self.unexplained -= 1  # the first death here
             what = f"its decoder ended the data worker twice ({how})"
-            self._refuse(place, "E-CRASH", what, "re-encode it or leave it out")
+            self._refuse(reading, "E-CRASH", what, "re-encode it or leave it out")
         else:
-            self._note_death(place, how, step)
+            self._note_death(reading, how, step)
         seat.start(self.stage)
 
     def _end(self, seat: Seat) -> str:
         """How the worker of a seat ended, killed if need be."""
         if how := seat.end(KILLED_SECONDS):
             return how
-        place = seat.note.place
-        where = self.stage.manifest[place.index].path if place else "at no video"
+        reading = seat.note.reading
+        where = self.stage.manifest[reading.index].path if reading else "at no video"
         stuck = f"data worker {seat.process.pid} was killed and does not end"
         cure = "it waits for the system: look for a disk or a network file system that hangs"
         self.say(f"{stuck} · {where} · {cure}")
@@ -148,10 +148,10 @@ class _Foreman:
             return how
         raise DataError(f"error: {stuck} · {where} · {cure}, and start again")
 
-    def _note_death(self, place: Place | None, how: str, step: int) -> None:
+    def _note_death(self, reading: Reading | None, how: str, step: int) -> None:
         self.unexplained += 1
-        if place:
-            self.deaths[place] += 1
+        if reading:
+            self.deaths[reading] += 1
         if self.unexplained > RESTARTS:
             raise DataError(
                 f"error: a data worker died while reading batch {step} ({how}), the "
@@ -160,9 +160,9 @@ class _Foreman:
             )
         self.say(f"a data worker died ({how}), restarted: {self.unexplained} of {RESTARTS} times")
 
-    def _refuse(self, place: Place, code: str, what: str, cure: str) -> None:
-        path = self.stage.manifest[place.index].path
-        self.stage.refuse(*place, BadVideo(code, what, path, cure))
+    def _refuse(self, reading: Reading, code: str, what: str, cure: str) -> None:
+        path = self.stage.manifest[reading.index].path
+        self.stage.refuse(*reading, BadVideo(code, what, path, cure))
 
 
 def _start_server(context: multiprocessing.context.ForkServerContext) -> None:

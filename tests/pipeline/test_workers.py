@@ -30,7 +30,7 @@ from pipeline.loader import EvaluationLoader, Loader, build_evaluation_loader, b
 from pipeline.refused import Refused
 from pipeline.sample import HostBatch, Reader, pack
 from pipeline.stream import Stream
-from pipeline.watch import Place
+from pipeline.watch import Reading
 from tests.conftest import damage
 from tests.lane_runs import assert_same
 
@@ -352,7 +352,7 @@ TRAINER = """
 import multiprocessing
 import sys
 from pipeline.stream import Stream
-from pipeline.watch import Place
+from pipeline.watch import Reading
 from tests.pipeline.test_workers import QUIET, Misbehaving, replace
 
 def train(fails):
@@ -399,7 +399,7 @@ class DeadSeat:
     """Of a worker that was killed within video 7 while another one's batch was due."""
 
     process = SimpleNamespace(is_alive=lambda: False)
-    note = SimpleNamespace(place=Place(3, 7), turn=1)
+    note = SimpleNamespace(reading=Reading(3, 7), turn=1)
     unmoved_polls = 10**6
 
     def look(self) -> None: ...
@@ -423,7 +423,7 @@ class StuckSeat(DeadSeat):
 
 class DueSeat(DeadSeat):
     process = SimpleNamespace(is_alive=lambda: True)
-    note = SimpleNamespace(place=Place(2, 5), turn=1)
+    note = SimpleNamespace(reading=Reading(2, 5), turn=1)
     unmoved_polls = 0
 
 
