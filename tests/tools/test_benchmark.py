@@ -82,7 +82,7 @@ def test_rate_counts_units_a_second():
 
 
 def test_command_writes_every_figure_with_its_conditions(tmp_path, capsys):
-    sizes = ["--videos", "1", "--seconds", "2", "--clips", "2", "--rounds", "1"]
+    sizes = ["--videos", "1", "--seconds", "1.2", "--clips", "1", "--rounds", "1"]
     assert main(["data", "-o", str(tmp_path), "--parts", "clips", *sizes]) == 0
     content = json.loads((tmp_path / "data.json").read_text())
     assert content["command"] and content["versions"]["av"] and content["cores"]

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline import ClipConfig
-from pipeline.decode import decode_frames, decode_pictures
+from pipeline.decode import decode_frames, decode_pictures, read_bytes
 from pipeline.manifest import Manifest, Video, write_manifest
 from pipeline.probe import probe
 from tests import videos
-from tools.benchmark import chain, data, growth, loader, nvdec, pipelines, readers
+from tools.benchmark import chain, clips, data, growth, loader, nvdec, pipelines, readers
 from tools.benchmark.counting import counted, decoding
 from tools.benchmark.measure import Side, compare
 from tools.benchmark.meter import DecoderUse, Meter
@@ -185,8 +186,52 @@ class TestPipelines:
             "DALI's reader, pipelines: 1",
             "DALI's reader, pipelines: 2",
         ]
-        why = "not here: ModuleNotFoundError: No module named 'PyNvVideoCodec'"
-        assert found.left_out == {readers.PYNV: why} and not found.goals
+        why = "not here: ModuleNotFoundError: No module named"
+        names = (readers.PYNV, readers.TORCHCODEC)
+        assert found.left_out == {name: f"{why} '{name}'" for name in names} and not found.goals
+
+    def test_every_rival_has_a_goal_on_a_gpu(self, tmp_path):
+        source = pipelines.Source([], [], [], "cuda")
+        assert set(pipelines.GOALS) == set(pipelines._rivals(source, tmp_path))
+        assert pipelines.GOALS[readers.PYNV] == pipelines.GOALS[readers.TORCHCODEC] == 1.0
+
+    def test_reading_is_a_part_of_a_run(self, jpegs, monkeypatch):
+        reads = []
+
+        def read(video):
+            reads.append(video.key)
+            return read_bytes(video)
+
+        monkeypatch.setattr(pipelines, "read_bytes", read)
+        clips = [(1, np.arange(3, 35, 2)), (0, np.arange(0, 32, 2))]
+        run = pipelines.our_lanes(pipelines.Source(list(jpegs), [], clips, "cpu"), 1)
+        reads.clear()
+        assert run() == 2 and reads == ["v1", "v0"] and run() == 2 and len(reads) == 4
+
+    def test_torchcodec_gives_our_view(self, jpegs, tmp_path, monkeypatch):
+        """Its decoder is played by PyAV; what is made of its pictures is the same."""
+
+        class VideoDecoder:
+            def __init__(self, path, *, device, seek_mode):
+                self.video = next(video for video in jpegs if str(video.path) == path)
+
+            def get_frames_at(self, frames):
+                pictures = decode_frames(self.video, np.array(frames), timeout_seconds=10)
+                return SimpleNamespace(data=torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
+        module = SimpleNamespace(VideoDecoder=VideoDecoder)
+        monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=module))
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+        files, frames = [video.path for video in jpegs], np.arange(0, 32, 2)
+        source = pipelines.Source(list(jpegs), files, [(0, frames)], "cpu")
+        rivals = pipelines._rivals(source, tmp_path)
+        assert rivals[readers.TORCHCODEC]()() == 1
+        view = readers.torchcodec_view(files[0], frames, pipelines.AUGMENT, device="cpu")
+        reader = readers.ReaderPipeline(
+            [(files[0], 0)], tmp_path / "list", pipelines.AUGMENT,
+            frames=16, stride=2, batch=1, device="cpu",
+        )  # fmt: skip
+        assert view.shape == (3, 16, 112, 112) and (view - reader.views()[0]).abs().max() < 0.1
 
     def test_a_rival_that_fails_is_left_out(self):
         def fail():
@@ -206,6 +251,17 @@ def test_rows_are_repeated_under_other_names(tiny_data, tmp_path):
     assert more[12].path == manifest[2].path and more[12].frames == manifest[2].frames
 
 
+def test_torchcodec_is_a_rival_with_a_goal_where_it_is(tiny_data, monkeypatch):
+    monkeypatch.setattr(clips, "CLIP_FRAMES", 4)
+    monkeypatch.setattr(clips, "lacking", lambda name: "" if name == readers.TORCHCODEC else "no")
+    monkeypatch.setattr(clips, "torchcodec_clip", clips.pyav_clip)
+    manifest = Manifest.read(tiny_data)
+    found = clips.random_clips(manifest, manifest, clips=1, rounds=1)
+    assert found.goals["torchcodec, fast shards"] == 1.0
+    assert found.goals.keys() == found.rates.keys() - {clips.OURS}
+    assert found.left_out == {readers.PYNV: "no"}
+
+
 def test_the_default_parts_are_parts():
     assert set(data.DEFAULT) < set(data.PARTS)
 
@@ -222,7 +278,7 @@ class TestGrowth:
 
         def taken(batches, count):
             if leaks:
-                kept.extend([os.open("/dev/null", 0), bytes(32_000_000).replace(b"\0", b"x")])
+                kept.extend([os.open("/dev/null", 0), b"x" * 32_000_000])
             return take(batches, count)
 
         monkeypatch.setattr(growth, "_take", taken)

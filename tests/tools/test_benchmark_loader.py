@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -132,8 +133,25 @@ def test_nothing_of_a_loader_runs_in_the_turn_of_another():
     found = loader.side_by_side("x", streams, means, batches=4, rounds=2)
     assert all(len(now) == 1 for now in events) and not running
     assert len(events) == 4 * (4 + (2 + 1) * loader.AHEAD_BATCHES)
-    assert found.rate("a").p50 > 0 and loader.Endless(lambda: iter(()), 4)() == 0
+    assert found.rate("a").p50 > 0 and loader.Endless(lambda: iter(()), 4, 6)() == 0
     assert found.facts["a"].keys() >= {"CPU ms/sample", "kB/sample"}
+
+
+def test_a_slow_loader_has_shorter_turns(monkeypatch):
+    """A batch of 720p originals takes seconds; a turn of it is two of each worker, after one."""
+    taken = {}
+
+    def stream(name, *_):
+        for number in count(1):
+            taken[name] = number
+            yield [torch.zeros(5, 1)] * 2
+
+    monkeypatch.setattr(loader, "our_views", partial(stream, "ours"))
+    monkeypatch.setattr(loader, "_rival", partial(stream, "theirs"))
+    means = loader.Means(workers=3)
+    found = loader.originals_beside_shards("a", "b", means, batches=10, rounds=2)
+    assert taken == {"ours": (3 + 1) * loader.AHEAD_BATCHES + 10, "theirs": 3 + 2 * 3}
+    assert found.goals == {"decord2, kornia, 720p originals": 20.0}
 
 
 @pytest.mark.parametrize("sweep", ["lanes", "workers", "preset"])

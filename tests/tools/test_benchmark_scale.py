@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from pipeline.manifest import Manifest
 from tests import runs
 from tools.benchmark import cost, ranks, scale, starvation
+from tools.benchmark.measure import Comparison
 from tools.benchmark.ranks import Job, Trained
 from training import config, stages
 from training.distributed import Process
@@ -83,22 +85,64 @@ class TestStarvation:
 
         def slow(self):
             for batch in batches(self):
-                time.sleep(0.2)
+                time.sleep(0.02)
                 yield batch
 
+        # A step that takes next to nothing, on however busy a machine.
+        monkeypatch.setattr(starvation, "build_step", lambda *_: lambda batch, **own: None)
         monkeypatch.setattr(starvation.Fed, "coming", slow)
         monkeypatch.setattr(starvation, "STEPS", 50)
         monkeypatch.setattr(cost, "PRODUCT_SIDE", 64)
         turns = {"name": "smoke", "rounds": 1, "seconds": 0.05}
         found = starvation.measure(stage, Manifest.read(tiny_data), CPU, **turns)
         (limit,) = found.limits
-        # A step of this recipe takes some hundredths of a second, and a fifth is waited.
         assert limit.value > 2 and limit.most == 1.15 and not limit.reached
         real, cached = (found.rate(name).p50 for name in (starvation.LOADED, starvation.CACHED))
         assert limit.value == pytest.approx(cached / real)
         facts = found.facts[starvation.LOADED]
         assert facts["clips/s"] == pytest.approx(real * 2 * 4) and facts["data wait, ms/step"] > 0
         assert limit.what.startswith("starvation ratio (20 % to 80 % of the rounds ")
+
+    def test_use_and_waits_are_goals_on_a_gpu(self):
+        comparison = Comparison("t", "steps", facts={starvation.LOADED: {starvation.USE: 31.0}})
+
+        def goals(name="r3d_18", frames=16, size=112, batch=32) -> list[str]:
+            recipe = SimpleNamespace(
+                backbone=SimpleNamespace(name=name),
+                clip=SimpleNamespace(frames=frames),
+                augment=SimpleNamespace(size=size),
+                data=SimpleNamespace(batch_size=batch),
+            )
+            return list(map(str, starvation._on_gpu(comparison, recipe, 2)))
+
+        waits = (
+            "waits of the host for the GPU in 10 steps, loader included, that torch sees: 2 "
+            "(goal: 0 or less)"
+        )
+        use = "use of the arithmetic on real data, %: 31 (goal: 30 or more) reached"
+        assert goals() == goals(batch=64) == [f"{waits} MISSED", use]
+        for other in ({"batch": 16}, {"name": "r2plus1d_18"}, {"frames": 32}, {"size": 224}):
+            assert goals(**other) == [f"{waits} MISSED"]
+
+    def test_waits_are_counted_with_the_loader(self, stage, tiny_data, monkeypatch):
+        fed, seen = starvation.Fed(stage, Manifest.read(tiny_data), CPU), []
+        take = fed.take
+
+        def step(batch, **own):
+            seen.append(batch is fed.cached)
+            return take(batch, **own)
+
+        def counted(work) -> int:
+            before = len(seen)
+            work()
+            return len(seen) - before
+
+        monkeypatch.setattr(fed, "take", step)
+        monkeypatch.setattr(starvation, "COUNTED_STEPS", 3)
+        monkeypatch.setattr(starvation, "STEPS", 50)
+        monkeypatch.setattr(starvation, "count_syncs", counted)
+        assert starvation._Turns(fed, 0.01).waits() == starvation.COUNTED_STEPS
+        assert len(seen) > starvation.COUNTED_STEPS and not any(seen)
 
     def test_recipes_of_the_goals_load(self):
         found = starvation.cases("cuda", None, [])
@@ -109,6 +153,9 @@ class TestStarvation:
         ]
         assert {recipe.clip.frames for recipe in found.values()} == {16}
         sizes = [recipe.augment.size for recipe in found.values()]
+        assert found["R3D-18, 16x112"].backbone.name == starvation.USED["name"]
         assert sizes == [112, 112, 224] and {r.data.batch_size for r in found.values()} == {32}
+        (smoke,) = starvation.cases("cpu", None, []).values()
+        assert (smoke.data.workers, smoke.data.prefetch_batches) == (1, 2)
         (own,) = starvation.cases("cpu", "configs/demo.yaml", ["data.workers=2"]).items()
         assert own[0] == "demo" and own[1].data.workers == 2

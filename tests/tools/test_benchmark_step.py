@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import threading
+import warnings
 from collections import Counter
 from functools import partial
 
@@ -144,6 +147,26 @@ class TestDispatches:
         count_dispatches(lambda: seen.append(loss()))
         assert torch.equal(seen[0], loss())
 
+    def test_waits_of_other_threads_are_theirs(self, monkeypatch):
+        """torch's mode is for the whole process, and its warnings come in the thread that waits."""
+        modes = []
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+        def wait() -> None:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+        def work() -> None:
+            for _ in range(2):
+                wait()
+            beside = threading.Thread(target=wait)
+            beside.start()
+            beside.join()
+
+        shown = warnings.showwarning
+        assert count_syncs(work) == 2 and modes == ["warn", 0] and warnings.showwarning is shown
+
     @pytest.mark.needs_cuda
     def test_waits_and_launches_of_a_gpu(self):
         x = torch.ones(4, device="cuda")
@@ -152,8 +175,11 @@ class TestDispatches:
 
 
 def peaks(works) -> dict[str, int]:
-    """2.5 MB for each, after it has run here: the works are built in a process of their own."""
-    return {name: work() is not None and 2_500_000 for name, work in works().items()}
+    """2.5 MB for each, after it has run here. They are built in a process of their own, and what
+    goes there has to be sent.
+    """
+    sent = pickle.loads(pickle.dumps(works))
+    return {name: work() is not None and 2_500_000 for name, work in sent().items()}
 
 
 class TestCommand:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from tools.benchmark.conditions import file_stem, in_words
@@ -113,6 +115,31 @@ def test_what_was_measured_is_on_disk_before_the_next_begins(comparison, tmp_pat
     record = Record(tmp_path / "ops.json", Console(quiet=True))
     record.add(comparison)
     assert len(json.loads(record.path.read_text())["comparisons"]) == 1
+
+
+def test_a_goal_may_be_the_least():
+    low, high = (Limit("use, %", value, least=30.0) for value in (29.0, 30.0))
+    assert str(low) == "use, %: 29 (goal: 30 or more) MISSED" and not low.reached
+    assert str(high) == "use, %: 30 (goal: 30 or more) reached"
+    sides = {"rates": {"Kinema": [1.0]}, "facts": {"Kinema": {}}}
+    comparison = Comparison("t", "steps", **sides, limits=[low, high])
+    assert Comparison.of_plain(json.loads(json.dumps(comparison.plain()))) == comparison
+
+
+def test_every_figure_has_its_own_conditions(comparison, tmp_path, monkeypatch):
+    """Of a command whose threads change between two of its parts."""
+    record = Record(tmp_path / "ops.json", Console(quiet=True))
+    for threads in (2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        record.add(replace(comparison))
+    found = json.loads(record.path.read_text())["comparisons"]
+    assert [one["conditions"]["threads"] for one in found] == [2, 1]
+    last = notes(record.comparisons[0])[-1]
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d, load \d+\.\d at the start, torch threads 2(, \w+=\w+)*: "
+        r"python -m tools\.benchmark.*",
+        last,
+    )
 
 
 def test_brackets_in_a_reason_are_no_markup(comparison, tmp_path, capsys):

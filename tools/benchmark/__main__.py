@@ -1,4 +1,4 @@
-"""`python -m tools.benchmark data|ops|step|flow|scale|memory|nvdec|gpu`: the command line."""
+"""`python -m tools.benchmark data|ops|step|flow|scale|memory|nvdec|cpu|gpu`: the command line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.benchmark import data, gpu, growth, nvdec, scale, step
+from tools.benchmark import cpu, data, gpu, growth, nvdec, scale, step
 from tools.benchmark.conditions import conditions, in_words
+from tools.benchmark.device import PartsFailed
 from tools.benchmark.flow import run as flow
-from tools.benchmark.gpu import PartsFailed
 from tools.benchmark.measure import NotInstalled
 from tools.benchmark.ops import run as ops
 from tools.benchmark.proof import NotProved
@@ -29,13 +29,15 @@ COMMANDS = {
     "scale": (scale, "one training by several processes, and a model of many nodes"),
     "memory": (growth, "what a long run of the loader keeps, in memory and in open files"),
     "nvdec": (nvdec, "video decoders by picture size, codec and number of sessions"),
+    "cpu": (cpu, "what cores can show: loaders, memory, waiting, ranks; one result a processor"),
     "gpu": (gpu, "all that wants a GPU, tests and trainings included; one result a device"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 ok (whether or not a goal is reached), 1 an op that is not proved to be right
-    or a part of `gpu` that failed, 2 usage or a rival missing that a command cannot do without.
+    or a part of `cpu` or `gpu` that failed, 2 usage or a rival missing that a command cannot do
+    without.
     """
     arguments = _parser().parse_args(argv)
     arguments.folder = arguments.folder.absolute()

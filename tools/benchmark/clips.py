@@ -38,6 +38,7 @@ def random_clips(source: Manifest, fast: Manifest, *, clips: int, rounds: int) -
     left_out = {name: why for name in (TORCHCODEC, PYNV) if (why := lacking(name))}
     if TORCHCODEC not in left_out:
         sides.append(Side("torchcodec, fast shards", _reading(torchcodec_clip, fast, wanted)))
+        goals[sides[-1].name] = 1.0
     title = f"Random clips of {CLIP_FRAMES} frames, stride {STRIDE}, one thread each"
     comparison = _metered(title, sides, rounds=rounds)
     comparison.goals, comparison.left_out = goals, left_out

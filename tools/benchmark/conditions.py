@@ -71,6 +71,14 @@ def in_words(facts: dict) -> str:
     )
 
 
+def of_figure(facts: dict) -> str:
+    """One line for people: what other figures of a file may have been measured with otherwise."""
+    settings = [f"{name}={value}" for name, value in facts["threading"].items() if value]
+    threads = [f"torch threads {facts['threads']}"] if "threads" in facts else []
+    load = f"load {facts['load_at_start']:.1f} at the start"
+    return f"{', '.join([facts['date'], load, *threads, *settings])}: {facts['command']}"
+
+
 def _of_torch() -> dict:
     torch = sys.modules.get("torch")
     if torch is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.manifest import Manifest
 from pipeline.shards.transcode import PRESETS
-from tools.benchmark import loader, pipelines, sweeps
+from tools.benchmark import damaged, loader, pipelines, sweeps
 from tools.benchmark.chain import every_stage
 from tools.benchmark.clips import every_preset, random_clips
 from tools.benchmark.loader import Means
@@ -24,6 +24,7 @@ from tools.console import positive
 from training import distributed
 
 GPU_BATCH_VIDEOS = 32
+FEW_ROUNDS = 3  # at most, of parts whose turns take ten seconds and more
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Work:
     def turns(self) -> dict[str, int]:
         """Of loaders."""
         return {"batches": self.arguments.batches, "rounds": self.arguments.rounds}
+
+    @property
+    def few_rounds(self) -> int:
+        return min(FEW_ROUNDS, self.arguments.rounds)
 
     @cached_property
     def means(self) -> Means:
@@ -87,7 +92,13 @@ def _loaders(work: Work) -> list[Comparison]:
 
 def _originals(work: Work) -> list[Comparison]:
     both = (work.for_batches(manifest) for manifest in (work.source, work.fast))
-    return [loader.originals_beside_shards(*both, work.means, **work.turns)]
+    turns = work.turns | {"rounds": work.few_rounds}
+    return [loader.originals_beside_shards(*both, work.means, **turns)]
+
+
+def _damaged(work: Work) -> list[Comparison]:
+    folder = work.folder / "damaged"
+    return [damaged.beside_whole(work.fast, work.means, folder, rounds=work.few_rounds)]
 
 
 def _pipelines(work: Work) -> list[Comparison]:
@@ -127,6 +138,7 @@ PARTS: dict[str, Callable[[Work], list[Comparison]]] = {
     "loaders": _loaders,
     "pipelines": _pipelines,
     "originals": _originals,
+    "damaged": _damaged,
     "lanes": _lanes,
     "workers": _workers,
     "loader-presets": _loader_presets,

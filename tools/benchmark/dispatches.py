@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -40,17 +41,24 @@ def count_dispatches(work: Callable[[], object], networks: Iterable[nn.Module] =
 
 
 def count_syncs(work: Callable[[], object]) -> int:
-    """How often the host waits for the GPU."""
+    """How often this thread waits for the GPU, as far as torch sees; a loader's threads may."""
+    ours, waits = threading.get_ident(), []
+
+    def caught(message, *_, **__) -> None:
+        if SYNC_WARNING in str(message) and threading.get_ident() == ours:
+            waits.append(message)
+
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.showwarning = caught  # which leaving the block undoes
         torch.cuda.set_sync_debug_mode("warn")
         try:
             work()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return sum(SYNC_WARNING in str(warning.message) for warning in caught)
+    return len(waits)
 
 
 def count_launches(work: Callable[[], object]) -> int:

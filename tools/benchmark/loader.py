@@ -9,17 +9,18 @@ others in their workers.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import AugmentConfig, ClipConfig, DataConfig, Place, build_loader
+from pipeline import AugmentConfig, Batch, ClipConfig, DataConfig, Place, build_loader
 from pipeline.augment import of_views, training_draw
 from pipeline.clip import training_plan
 from pipeline.manifest import Manifest, Video
@@ -59,6 +60,11 @@ class Means:
         return f"two views of {CLIP.frames} frames at {AUGMENT.size}×{AUGMENT.size}"
 
     @property
+    def ahead(self) -> int:
+        """More batches than are made before the first is taken."""
+        return (self.workers + 1) * AHEAD_BATCHES
+
+    @property
     def finish(self) -> Callable[[], None] | None:
         """Waits for the device."""
         return torch.cuda.synchronize if self.device != "cpu" else None
@@ -83,16 +89,17 @@ def originals_beside_shards(
 ) -> Comparison:
     """What shards are for: our loader on them, and the usual one on the videos as they came.
 
-    A slow side's queues are empty after every batch, so it is under way after one of each worker.
+    A slow side's queues are empty after every batch, so it is under way after one of each worker,
+    and the next two of each are a turn: a batch of it takes some seconds.
     """
+    rival = "decord2, kornia, 720p originals"
     streams = {
         "Kinema, fast shards": partial(our_views, shards, means),
-        "decord2, kornia, 720p originals": partial(_rival, source, means, decord_clip, _by_kornia),
+        rival: partial(_rival, source, means, decord_clip, _by_kornia),
     }
-    goals = {"decord2, kornia, 720p originals": 20.0}
     title = f"Loaders on originals and on shards: {means}, {means.workers} workers"
-    turns = {"batches": batches, "rounds": rounds, "warm_up": means.workers}
-    return side_by_side(title, streams, means, goals=goals, **turns)
+    turns = {"batches": batches, "rounds": rounds, "slow": {rival: means.workers}}
+    return side_by_side(title, streams, means, goals={rival: 20.0}, **turns)
 
 
 def side_by_side(
@@ -103,17 +110,21 @@ def side_by_side(
     batches: int,
     rounds: int,
     goals: dict[str, float] | None = None,
-    warm_up: int | None = None,
+    slow: Mapping[str, int] = MappingProxyType({}),
 ) -> Comparison:
     """Loaders in turns of `batches`, with what each takes of the machine.
 
-    warm_up: batches before a turn; by default more than are made before the first is taken.
+    slow: batches of the warm-up of sides that take long for one; a turn is twice as many.
     """
     torch.set_num_threads(1)
-    ahead = (means.workers + 1) * AHEAD_BATCHES if warm_up is None else warm_up
-    sides = [Side(name, Endless(start, batches)) for name, start in streams.items()]
+    sides = [
+        Side(name, Endless(start, 2 * slow[name], slow[name]))
+        if name in slow
+        else Side(name, Endless(start, batches, means.ahead))
+        for name, start in streams.items()
+    ]
     meter = Meter("sample", finish=means.finish)
-    rate = partial(steady_rate, meter=meter, warm_up=ahead)
+    rate = partial(steady_rate, meter=meter)
     turns = {"unit": "samples", "rounds": rounds, "goals": goals, "warm_up": False, "rate": rate}
     comparison = compare(title, sides, **turns)
     comparison.facts = meter.facts(sides)
@@ -121,36 +132,52 @@ def side_by_side(
 
 
 class Endless:
-    """Views without end, once `start` has started the workers. A turn is `batches` of them."""
+    """Views without end, once `start` has started the workers. A turn is `batches` of them, after
+    `warm_up` that are not timed.
+    """
 
-    def __init__(self, start: Callable[[], Views], batches: int):
-        self.start, self.batches = start, batches
+    def __init__(self, start: Callable[[], Views], batches: int, warm_up: int):
+        self.start, self.batches, self.warm_up = start, batches, warm_up
         self.views: Iterator[Sequence[Tensor]] = iter(())
 
     def __call__(self) -> float:
         return sum(len(views[0]) for views in islice(self.views, self.batches))
 
 
-def steady_rate(stream: Endless, *, meter: Meter, warm_up: int) -> float:
+def steady_rate(stream: Endless, *, meter: Meter) -> float:
     """Of workers that are under way. They end with the turn: else they would make batches ahead, at
     the cost of whoever has the next one.
     """
     with closing(stream.start()) as stream.views:
-        for _ in islice(stream.views, warm_up):
+        for _ in islice(stream.views, stream.warm_up):
             pass
         return meter(stream)
 
 
-def our_views(shards: Manifest, means: Means) -> Views:
+def our_views(shards: Manifest, means: Means, *, first: int = 0) -> Views:
+    with closing(our_batches(shards, means, first=first)) as batches:
+        for batch in batches:
+            yield batch.views
+
+
+def our_batches(
+    shards: Manifest,
+    means: Means,
+    *,
+    first: int = 0,
+    noted: Callable[[list[dict]], None] = lambda entries: None,
+) -> Generator[Batch, None, None]:
+    """From step `first` on, without end. noted: told of damaged videos."""
     data = DataConfig(
         batch_size=means.batch_videos, workers=means.workers, prefetch_batches=AHEAD_BATCHES,
         lanes=means.lanes, decoder=means.decoder,
     )  # fmt: skip
     place = Place(device=means.device)
-    loader = build_loader(shards, clip=CLIP, augment=AUGMENT, data=data, seed=0, place=place)
-    with closing(loader.batches(0, MANY)) as batches:
-        for batch in batches:
-            yield batch.views
+    loader = build_loader(
+        shards, clip=CLIP, augment=AUGMENT, data=data, seed=0, place=place, noted=noted
+    )
+    with closing(loader.batches(first, MANY)) as batches:
+        yield from batches
 
 
 def _rival(shards: Manifest, means: Means, decode: Decode, augment: Augment) -> Views:

@@ -40,19 +40,30 @@ class Spread:
 
 @dataclass(frozen=True)
 class Limit:
-    """A goal that is no ratio of speeds: `value` is to be `most` or less."""
+    """A goal that is no ratio of speeds: `value` is to be `most` or less, or `least` or more."""
 
     what: str
     value: float
-    most: float
+    most: float | None = None
+    least: float | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.most is None) != (self.least is None), f"{self.what}: one bound, not two"
+
+    @classmethod
+    def of_ratio(cls, what: str, ratio: Spread, most: float) -> Limit:
+        """The median of a ratio's rounds; `what` also tells their spread."""
+        spread = f"20 % to 80 % of the rounds {ratio.p20:.3g} to {ratio.p80:.3g}"
+        return cls(f"{what} ({spread})", ratio.p50, most)
 
     @property
     def reached(self) -> bool:
-        return self.value <= self.most
+        return self.value >= self.least if self.most is None else self.value <= self.most
 
     def __str__(self) -> str:
+        goal = f"{self.least:g} or more" if self.most is None else f"{self.most:g} or less"
         verdict = "reached" if self.reached else "MISSED"
-        return f"{self.what}: {self.value:.3g} (goal: {self.most:g} or less) {verdict}"
+        return f"{self.what}: {self.value:.3g} (goal: {goal}) {verdict}"
 
 
 @dataclass
@@ -63,7 +74,8 @@ class Comparison:
     facts: other things worth a column; a side may lack one. limits: goals beside speed. left_out:
     why a side that belongs here has no figures. timed: shown as milliseconds a unit, not as rates.
     apart: the sides are parts or sizes of one thing and no rivals, so no ratio is shown. series:
-    figures by their name over the work done, as (step, value).
+    figures by their name over the work done, as (step, value). conditions: what it was measured on,
+    and by which command; empty until a record has it.
     """
 
     title: str
@@ -76,6 +88,7 @@ class Comparison:
     timed: bool = False
     apart: bool = False
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    conditions: dict = field(default_factory=dict)
 
     @property
     def ours(self) -> str:
@@ -115,6 +128,7 @@ class Comparison:
             "limits": [vars(limit) | {"reached": limit.reached} for limit in self.limits],
             "left_out": self.left_out,
             "series": self.series,
+            "conditions": self.conditions,
         }
 
     @classmethod
@@ -127,10 +141,14 @@ class Comparison:
             goals={name: side["goal"] for name, side in sides.items() if side.get("goal")},
             rates={name: side["rates"] for name, side in sides.items()},
             facts={name: side["facts"] for name, side in sides.items()},
-            limits=[Limit(one["what"], one["value"], one["most"]) for one in plain["limits"]],
+            limits=[
+                Limit(one["what"], one["value"], one["most"], one.get("least"))
+                for one in plain["limits"]
+            ],
             left_out=plain["left_out"],
             apart=plain["apart"],
             series={name: [(n, x) for n, x in points] for name, points in plain["series"].items()},
+            conditions=plain.get("conditions", {}),
         )
 
 

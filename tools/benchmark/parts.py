@@ -22,7 +22,8 @@ BUDGET_SHARE = 0.75  # of the seconds after which it is ended
 class Part:
     """commands: without the interpreter, in order; the first that fails ends the part.
 
-    seconds: at most, and of those left no more than `share`.
+    seconds: at most, and of those left no more than `share`. benchmark: the command of
+    `tools.benchmark` whose figures it writes, in a folder of the part's name.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Part:
     seconds: float
     share: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
+    benchmark: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class Outcome:
             "failure": self.failure,
             "tail": self.tail,
         }
+
+
+def benchmark(
+    name: str,
+    command: str,
+    options: Sequence[str],
+    *,
+    scratch: Path,
+    seconds: float,
+    share: float = 1.0,
+) -> Part:
+    """A part that is one command of `tools.benchmark`."""
+    words = ["-m", "tools.benchmark", command, "-o", f"{scratch}/{name}", *options]
+    return Part(name, [words], seconds, share=share, benchmark=command)
 
 
 def run_part(part: Part, *, log: Path, deadline: float) -> Outcome:

@@ -1,8 +1,8 @@
 """Our lanes beside DALI's own video reader, one pipeline and several, on one list of clips.
 
-Both decode, scale to the view's size and normalise: what `fn.experimental.readers.video` can do
-without being told more. On a GPU NVDEC decodes; on a CPU DALI's wheels have decoders for MJPEG, so
-that the same code runs there, and says nothing about a GPU.
+All read, decode, scale to the view's size and normalise: what `fn.experimental.readers.video` can
+do without being told more. On a GPU NVDEC decodes; on a CPU DALI's wheels have decoders for MJPEG,
+so that the same code runs there, and says nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from pipeline.track import Track
 from tools.benchmark.clips import CLIP_FRAMES, STRIDE, clip_list
 from tools.benchmark.measure import Comparison, NotInstalled, Side, compare
 from tools.benchmark.meter import Meter
-from tools.benchmark.readers import PYNV, WHY_CHARACTERS, ReaderPipeline, lacking, pynv_view
+from tools.benchmark.readers import (
+    PYNV,
+    TORCHCODEC,
+    WHY_CHARACTERS,
+    ReaderPipeline,
+    lacking,
+    pynv_view,
+    torchcodec_view,
+)
 from tools.benchmark.sources import files_of
 
 AUGMENT = AugmentConfig(
@@ -33,8 +41,14 @@ COUNTS = {"cpu": (1, 2), "cuda": (1, 7, 14)}
 PRESET = {"cpu": "mjpeg", "cuda": "nvdec"}
 CLIPS_EACH = {"cpu": 2, "cuda": 8}  # of a lane or pipeline in a run
 LEAST_SECONDS = 1.0  # of a turn
-GOALS = {"DALI's reader, pipelines: 1": 5.0, "DALI's reader, pipelines: 7": 1.0}  # on a GPU
+GOALS = {  # on a GPU, for those that are there
+    "DALI's reader, pipelines: 1": 5.0,
+    "DALI's reader, pipelines: 7": 1.0,
+    PYNV: 1.0,
+    TORCHCODEC: 1.0,
+}
 Clip = tuple[int, np.ndarray]
+View = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,11 +105,14 @@ def lanes_beside_readers(
 def _rivals(source: Source, folder: Path) -> dict[str, Callable[[], Callable[[], int]]]:
     counts = COUNTS[source.kind][:2]
     found = {f"DALI's reader, pipelines: {n}": partial(readers, source, n, folder) for n in counts}
-    return found | {PYNV: partial(_pynv, source)}
+    return found | {
+        PYNV: partial(clip_by_clip, source, PYNV, pynv_view),
+        TORCHCODEC: partial(clip_by_clip, source, TORCHCODEC, torchcodec_view),
+    }
 
 
 def our_lanes(source: Source, count: int) -> Callable[[], int]:
-    """A run: every lane has its clips at once, and all are waited for."""
+    """A run: every lane reads and has its clips at once, and all are waited for."""
     from pipeline.graph import GraphSpec, Lane
 
     spec = GraphSpec(
@@ -103,16 +120,19 @@ def our_lanes(source: Source, count: int) -> Callable[[], int]:
         batch=CLIPS_EACH[source.kind], threads=1, depth=2,
     )  # fmt: skip
     lanes = [Lane(spec) for _ in range(count)]
-    shares = [[_track(source, clip) for clip in share] for share in source.shares(count)]
-    pairs = list(zip(lanes, shares, strict=True))
-    for lane, share in pairs:
-        lane.submit(share)
+    pairs = list(zip(lanes, source.shares(count), strict=True))
+
+    def submit(lane: Lane, share: list[Clip]) -> None:
+        lane.submit([_track(source, clip) for clip in share])
+
+    for pair in pairs:
+        submit(*pair)
 
     def run() -> int:
         for lane, share in pairs:
             lane.collect()
-            lane.submit(share)  # the next run is under way while the others are waited for
-        return sum(map(len, shares))
+            submit(lane, share)  # the next run is under way while the others are waited for
+        return sum(len(share) for _, share in pairs)
 
     return run
 
@@ -133,13 +153,14 @@ def readers(source: Source, count: int, folder: Path) -> Callable[[], int]:
     return run
 
 
-def _pynv(source: Source) -> Callable[[], int]:
-    if why := lacking(PYNV):
+def clip_by_clip(source: Source, module: str, view: View) -> Callable[[], int]:
+    """A run of a rival that opens the video for every clip."""
+    if why := lacking(module):
         raise NotInstalled(why)
 
     def run() -> int:
         for video, frames in source.clips:
-            pynv_view(source.files[video], frames.tolist(), AUGMENT)
+            view(source.files[video], frames.tolist(), AUGMENT, device=source.device)
         return len(source.clips)
 
     return run

@@ -43,15 +43,33 @@ def torchcodec_clip(video: Video, frames: np.ndarray) -> np.ndarray:
     return decoder.get_frames_at(frames.tolist()).data.numpy()
 
 
-def pynv_view(path: Path, frames: Sequence[int], augment: AugmentConfig) -> Tensor:
+def torchcodec_view(
+    path: Path, frames: Sequence[int], augment: AugmentConfig, *, device: str
+) -> Tensor:
+    """A view [3, T, S, S] on the device through torchcodec, on a GPU by NVDEC."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), device=device, seek_mode="approximate")
+    return _scaled(decoder.get_frames_at(list(frames)).data, augment)
+
+
+def pynv_view(path: Path, frames: Sequence[int], augment: AugmentConfig, *, device: str) -> Tensor:
     """A view [3, T, S, S] on the GPU through PyNvVideoCodec's random access."""
     import PyNvVideoCodec as nvc
 
     decoder = nvc.SimpleDecoder(
-        str(path), gpu_id=0, use_device_memory=True, output_color_type=nvc.OutputColorType.RGB
+        str(path),
+        gpu_id=torch.device(device).index or 0,
+        use_device_memory=True,
+        output_color_type=nvc.OutputColorType.RGB,
     )
     pictures = decoder.get_batch_frames_by_index(list(frames))
     clip = torch.stack([torch.from_dlpack(picture) for picture in pictures]).permute(0, 3, 1, 2)
+    return _scaled(clip, augment)
+
+
+def _scaled(clip: Tensor, augment: AugmentConfig) -> Tensor:
+    """The view [3, T, S, S] of pictures [T, 3, H, W]."""
     small = torch.nn.functional.interpolate(
         clip.float(), size=(augment.size, augment.size), mode="bilinear", antialias=True
     )

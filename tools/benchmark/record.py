@@ -34,6 +34,7 @@ class Record:
 
     def add(self, *comparisons: Comparison) -> None:
         for comparison in comparisons:
+            comparison.conditions = conditions()
             self.console.print(table(comparison))
         self.comparisons += comparisons
         self.write()

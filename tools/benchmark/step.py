@@ -55,6 +55,7 @@ LR = 0.01
 BATCHES = 2  # that take turns
 
 OURS, RIVAL = "Kinema", "MoCo-style loop"
+WAITS = "waits, no loader"  # of the host for a GPU; `starvation` counts them with the loader
 # Options of `run` that are compared at once, the most wanted first. A captured step keeps its
 # memory for itself, so no two of them.
 NONE: list[str] = []
@@ -171,12 +172,16 @@ def measure(
     for name, loop in loops.items():
         comparison.facts[name] = _facts(loop, plain=name in (OURS, RIVAL), on_gpu=on_gpu)
     _add_use(comparison, loops[OURS], stage, most_flops(process.device.type))
-    if not on_gpu:
+    if on_gpu:
+        waits = comparison.facts[comparison.ours][WAITS]
+        comparison.limits.append(Limit("waits of the host for the GPU, no loader", waits, most=0))
+    else:
         _judge_dispatches(comparison)
     del loops, sides
     gc.collect()
     if not on_gpu:
-        _add_peaks(comparison, extra_bytes_in_fresh_process(partial(_plain_steps, stage, process)))
+        works = partial(_plain_steps, stage.recipe.plain(), process)
+        _add_peaks(comparison, extra_bytes_in_fresh_process(works))
     return comparison
 
 
@@ -294,7 +299,7 @@ def _facts(loop: Loop, *, plain: bool, on_gpu: bool) -> dict[str, float]:
         facts["dispatches outside"] = found.outside.total()
         facts["in networks"] = found.inside.total()
     if on_gpu:
-        facts |= {"launches": count_launches(loop.step), "waits": count_syncs(loop.step)}
+        facts |= {"launches": count_launches(loop.step), WAITS: count_syncs(loop.step)}
         facts["peak MB"] = extra_bytes_on_gpu(loop.step) / 1e6
     return facts
 
@@ -310,8 +315,11 @@ def _add_use(comparison: Comparison, ours: Loop, stage: Stage, most: float) -> N
         comparison.facts[name] |= own
 
 
-def _plain_steps(stage: Stage, process: Process) -> dict[str, Callable[[], object]]:
-    """Our plain step and the rival's, in whichever process measures their memory."""
+def _plain_steps(plain: dict, process: Process) -> dict[str, Callable[[], object]]:
+    """Our plain step and the rival's, in whichever process measures their memory. plain: a stage's
+    recipe as plain values, for the class of a method's options is made as the recipe is read.
+    """
+    stage = stages.plan(config.resolve(plain, where="the stage"), VIDEOS)[0]
     batches = _batches(stage, process)
     loops = {OURS: our_loop(stage, process, batches, NONE)}
     loops[RIVAL] = their_loop(stage, process, batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from tools.benchmark.conditions import of_figure
 from tools.benchmark.measure import Comparison, Spread
 
 
@@ -52,6 +53,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"{rounds} rounds, all sides in each",
         *map(str, comparison.limits),
         *(f"left out: {name}: {why}" for name, why in comparison.left_out.items()),
+        *([of_figure(comparison.conditions)] if comparison.conditions else []),
     ]
 
 
