@@ -182,9 +182,9 @@ def fused(args: argparse.Namespace, folders: list[Path], output: Path) -> dict:
             "folder with -o"
         )
     content, outcome = fuse.measure(folders, args.of)
-    told(content, record.write(output, content, outcome))
     if args.of == "retrieval":
         fuse.keep_features(folders, output)
+    told(content, record.write(output, content, outcome))
     return content
 
 

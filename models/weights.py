@@ -36,7 +36,7 @@ class Loaded:
     """What became of every tensor. layout: whose names; prefix: under which the backbone stood.
 
     missing: buffers that the file does not have, with the values they had. unexpected: what stood
-    beside the backbone and was left.
+    beside the backbone and was left. doubt: what the file does not say and might be otherwise.
     """
 
     layout: str
@@ -44,6 +44,7 @@ class Loaded:
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    doubt: str = ""
 
     def __str__(self) -> str:
         number = len(self.loaded)
@@ -53,16 +54,18 @@ class Loaded:
             text += f"; missing, as they were before: {_listed(self.missing)}"
         if self.unexpected:
             text += f"; left out: {_listed(self.unexpected)}"
-        return text
+        return f"{text}; {self.doubt}" if self.doubt else text
 
 
 def load_backbone(
-    backbone: nn.Module, content: Mapping[str, Any], *, norm_eps: float = 0.0
+    backbone: nn.Module, content: Mapping[str, Any], *, norm_eps: float | None = None
 ) -> Loaded:
     """Copies into `backbone` all its tensors that `content` has, a state dict or what holds one.
 
-    norm_eps: of the batch norms as they were trained, where the caller knows; 0: as a checkpoint
-    says, else as published. Of two streams it takes the one that the checkpoint's stage trained.
+    norm_eps: of the batch norms as they were trained, 0 for the network's own, where the caller
+    knows; else as a checkpoint says. Where nobody does, and the backbone's is not what those who
+    publish have trained with, it stays, and the answer has the doubt. Of two streams it takes the
+    one that the checkpoint's stage trained.
 
     Raises ValueError, and loads nothing, where no name fits, a shape differs, the file has more
     or fewer layers than the backbone, or was trained with another eps of the batch norms.
@@ -81,12 +84,13 @@ def load_backbone(
                 "backbone: another network (backbone.name) or width (backbone.width)"
             )
     _refuse_shallower(backbone, found)
-    said = norm_eps or _at(content, "config", "backbone", "norm_eps")
-    said = COCLR_NORM_EPS if layout == "CoCLR" else said
-    _refuse_eps(backbone, said or _published_eps(backbone), known=bool(said))
+    if norm_eps is None:
+        said = _at(content, "config", "backbone", "norm_eps")
+        norm_eps = COCLR_NORM_EPS if layout == "CoCLR" else said
+    doubt = _compared_eps(backbone, norm_eps)
     backbone.load_state_dict({name: found[name] for name in shared}, strict=False)
     missing = tuple(name for name in own if name not in found)
-    return Loaded(layout, prefix, tuple(shared), missing, unexpected)
+    return Loaded(layout, prefix, tuple(shared), missing, unexpected, doubt)
 
 
 def head_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -205,14 +209,23 @@ def _published_eps(backbone: nn.Module) -> float:
     return S3D_NORM_EPS if isinstance(backbone, S3D) else TORCH_NORM_EPS
 
 
-def _refuse_eps(backbone: nn.Module, eps: float, *, known: bool) -> None:
+def _compared_eps(backbone: nn.Module, said: float | None) -> str:
+    """Refuses another eps than the backbone's. said: by the file, None where it does not; then what
+    there is to doubt is returned.
+    """
+    eps = said or _published_eps(backbone)
     found = {layer.eps for layer in backbone.modules() if isinstance(layer, _BatchNorm)}
-    if found - {eps}:
-        source = "" if known else ", as published ones are,"
-        raise ValueError(
-            f"its batch norms were trained{source} with eps {eps:g} and the backbone's have "
-            f"{min(found):g}, which gives other features; set backbone.norm_eps={eps:g}"
+    if not found - {eps}:
+        return ""
+    if said is None:
+        return (
+            f"it does not say with what eps its batch norms were trained: the backbone's have "
+            f"{min(found):g}, those of published ones {eps:g}, and another gives other features"
         )
+    raise ValueError(
+        f"its batch norms were trained with eps {eps:g} and the backbone's have {min(found):g}, "
+        f"which gives other features; set backbone.norm_eps={eps:g}"
+    )
 
 
 def _nothing_fits(own: list[str], names: list[str]) -> str:

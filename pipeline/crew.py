@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process, reduction
+from multiprocessing import parent_process, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -57,7 +57,7 @@ class Seat:
     def start(self, stage: HostStage) -> None:
         """A new process, for what is still to be made."""
         self.note.leave()
-        self._seen, self.unmoved_polls = -1, 0
+        self._seen, self.unmoved_polls, self._stuck = -1, 0, False
         self._connection, theirs = self.context.Pipe()
         room = self.ahead - (self.made - self.taken)
         work = stage, self.steps[self.made :], room, self.note, theirs
@@ -68,9 +68,12 @@ class Seat:
         self._reader.start()
 
     def end(self, timeout_seconds: float) -> str | None:
-        """Kill the process, if it lives. Returns how it ended; None: it has not, in this time."""
+        """Kill the process, if it lives. Returns how it ended; None: it has not, in this time, and
+        will not be waited for again.
+        """
         self.process.kill()
-        how = watch.ending(self.process, timeout_seconds)
+        how = watch.ending(self.process, 0 if self._stuck else timeout_seconds)
+        self._stuck = how is None
         if how:
             self._reader.join()
             self._connection.close()
@@ -79,8 +82,10 @@ class Seat:
     def leave(self, timeout_seconds: float) -> None:
         """`end`, or else let nobody wait for the process any more."""
         if self.end(timeout_seconds) is None:
-            # multiprocessing joins all of these when this process ends, however long that takes.
+            # When this process ends, multiprocessing joins all of its children and, from Python
+            # 3.12.10 on, the tracker whose pipe they hold, however long that takes.
             multiprocessing.process._children.discard(self.process)
+            resource_tracker._resource_tracker._fd = None
 
     def take(self, timeout_seconds: float) -> HostBatch | Exception | Ended:
         """The next batch, or what came in its place. Raises queue.Empty where there is none yet."""

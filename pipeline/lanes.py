@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
@@ -157,6 +158,8 @@ def cpu_rate(
                 stage,
                 slots=tuple(range(first, first + CPU_PLACES)),
                 kinds=("ffmpeg",) * CPU_PLACES,
+                # What is too slow now is tried in the training, where it may be another decoder's.
+                refused=deepcopy(stage.refused),
             ),
             range((1 + BATCHES) * seats),
             workers=data.workers,

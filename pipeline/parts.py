@@ -176,7 +176,7 @@ class TrainingParts:
         # Each stage has as many lanes, so each must have as many samples.
         found = [self._whole(data, stage) for stage in alone]
         samples = [sample for some in found for sample in some[: min(map(len, found))]]
-        numbers = [number for number in NUMBERS if number >= len(alone)]
+        numbers = [number for number in NUMBERS if number % len(alone) == 0]
         numbers = numbers if data.lanes == AUTO else [int(data.lanes)]
         return lane_rates(build, samples, ahead=data.prefetch_batches, numbers=numbers)
 

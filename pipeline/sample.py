@@ -161,7 +161,7 @@ class TrainingStage:
     All views are planned, so that every process replaces a damaged video alike. A video that takes
     too long (E-TIMEOUT) or ends its worker (E-CRASH) does so in one process, and may not in another
     that makes other views of the same sample: then these are of two videos, and only the list of
-    bad videos tells. Whoever resumes the run replaces it in the same sample.
+    bad videos tells. Whoever resumes the run replaces it in all views of the same sample.
     """
 
     manifest: Manifest

@@ -102,17 +102,17 @@ def recipe_beside(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def norm_eps_beside(path: Path) -> float:
+def norm_eps_beside(path: Path) -> float | None:
     """With which the batch norms of exported weights were trained, by the file beside them; 0: the
-    network's own, or the weights are not exported ones.
+    network's own; None where the weights are not exported ones.
     """
     beside = path.with_name(CONFIG)
     is_exported = path.suffix == SAFETENSORS or path.name in EXPORTED.values()
     if not is_exported or not beside.is_file():
-        return 0.0
+        return None
     with suppress(OSError, ValueError, KeyError, TypeError):  # some other program's config.json
         return float(json.loads(beside.read_text())["backbone"]["norm_eps"])
-    return 0.0
+    return None
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline import lanes as lanes_module
 from pipeline import parts as parts_module
 from pipeline.augment import of_views
-from pipeline.errors import DecoderFailed
+from pipeline.errors import BadVideo, DecoderFailed
 from pipeline.lanes import (
     cpu_rate,
     dealt,
@@ -259,6 +259,18 @@ def test_the_cpus_rate_is_that_at_which_batches_come(manifest, monkeypatch, work
     stage = training(manifest).streams[0].stage
     rate = cpu_rate([stage, replace(stage, views=(1,))], config(workers=workers), clock=engine)
     assert rate == pytest.approx((2 + 2) / (0.5 + 1.0))
+
+
+def test_what_is_refused_while_it_is_measured_is_tried_in_the_training(manifest, monkeypatch):
+    def batches(stage, steps, **_):
+        for step in steps:
+            stage.refuse(step, 3, BadVideo("E-TIMEOUT", "it hangs", "path", "cure"))
+            yield step
+
+    monkeypatch.setattr(lanes_module, "host_batches", batches)
+    stage = training(manifest).streams[0].stage
+    assert cpu_rate([stage], config(workers=1)) > 0
+    assert stage.refused.line(3, 0) is None
 
 
 def test_what_the_cpu_decodes_to_be_measured_it_decodes_in_its_workers(manifest, tmp_path):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -374,10 +374,35 @@ if __name__ == "__main__":
 """
 
 
+# A worker that SIGKILL does not end, and a tracker as Python 3.12.10 and later wait for it.
+STUCK = """
+import os
+from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ResourceTracker
+import pipeline.workers as workers
+from tests.pipeline.test_workers import Misbehaving
+
+def wait(self, close=os.close, waitpid=os.waitpid):
+    if self._fd is not None:
+        close(self._fd)
+        waitpid(self._pid, 0)
+
+if __name__ == "__main__":
+    ResourceTracker.__del__ = wait
+    BaseProcess.kill = lambda self: print(self.pid, flush=True)
+    workers.KILLED_SECONDS = workers.STUCK_SECONDS = workers.BETWEEN_VIDEOS_SECONDS = 0.5
+    list(workers.host_batches(
+        Misbehaving("hang"), range(1, 4), workers=1, ahead=1, decode_timeout_seconds=1.0))
+"""
+
+
 def test_workers_end_with_their_trainer(tmp_path):
-    """The pipe closes only when its last holder, worker or server, is gone; a worker hangs, too."""
+    """The pipe closes only when its last holder, worker or server, is gone; a worker hangs, too.
+    A worker that cannot be killed does not keep its trainer.
+    """
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
+    (tmp_path / "stuck.py").write_text(STUCK)
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     with ExitStack() as stack:  # all at once: each takes seconds to import torch
         trainers = {}
@@ -387,12 +412,22 @@ def test_workers_end_with_their_trainer(tmp_path):
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             ))  # fmt: skip
             stack.callback(process.kill)
+        stuck = stack.enter_context(subprocess.Popen(
+            [sys.executable, str(tmp_path / "stuck.py")], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ))  # fmt: skip
+        stack.callback(stuck.kill)
         for how, process in trainers.items():
             assert process.stdout.readline() == "started\n", how
             if how == "killed":
                 process.kill()
             _, errors = process.communicate(timeout=45)
             assert ("KeyError: 'a bug in the trainer'" in errors) == (how != "killed"), how
+        pid = int(stuck.stdout.readline())
+        stuck.wait(timeout=45)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        assert "DataError: error: batch " in stuck.stderr.read()
 
 
 class DeadSeat:

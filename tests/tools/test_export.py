@@ -265,7 +265,9 @@ def test_a_stream_that_nothing_has_trained(tmp_path, capsys, saved):
         "later checkpoint"
     )
     line = refused(capsys, saved(), "-o", tmp_path / "out", "--stream", "flow", code=2)
-    assert line.startswith("error: method.stream: unknown key · the command line")
+    assert line.startswith(
+        "error: --stream chooses one of ViCC's two, this is a checkpoint of videomoco"
+    )
 
 
 def test_the_card_says_where_a_narrow_network_does_not_fit(tmp_path, saved):

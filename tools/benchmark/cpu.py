@@ -1,7 +1,7 @@
 """`tools.benchmark cpu`: what the cores of a machine can show, into the record of its processor.
 
-Loaders beside their rivals, memory over a long run, waiting for data, and ranks, in a quarter of an
-hour on two quiet cores; `--parts` adds the operations and the step.
+Loaders beside their rivals, memory over a long run, waiting for data, ranks and optical flow, in a
+quarter of an hour on two quiet cores; `--parts` adds the operations and the step.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tools.benchmark.record import Record
 from training import distributed
 
 SCRATCH = Path("benchmark/cpu")  # git ignores it
-PARTS = ("data", "memory", "starvation", "scale", "step", "ops")
-DEFAULT = ("data", "memory", "starvation", "scale")  # the others have their own rows in a record
+PARTS = ("data", "memory", "starvation", "scale", "flow", "step", "ops")
+DEFAULT = ("data", "memory", "starvation", "scale", "flow")  # the others take longer
 # Of `data`, those that the goals of a CPU are about, and where its time goes.
 LOADING = ["stages", "clips", "loaders", "originals", "damaged", "lanes"]
 SIZES = ["--videos", "4", "--clips", "16"]
@@ -28,6 +28,7 @@ QUICK = {
     "memory": ["--clips", "2400"],
     "starvation": ["--seconds", "0.1"],
     "scale": ["--steps", "3"],
+    "flow": ["--quick"],
     "step": ["data.batch_size=8"],
     "ops": ["--quick"],
 }
@@ -59,6 +60,7 @@ def parts_of(arguments: argparse.Namespace) -> list[Part]:
         "memory": [],
         "starvation": [*budget, "--parts", "starvation"],
         "scale": rounds,
+        "flow": budget,
         "step": [*budget, "--parts", "loops"],
         "ops": budget,
     }

@@ -52,6 +52,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     state = checkpoint.load(args.checkpoint)
+    if args.stream and (name := state.config["method"]["name"]) != "vicc":
+        raise errors.ConfigError(
+            f"error: --stream chooses one of ViCC's two, this is a checkpoint of {name} · "
+            f"{args.checkpoint} · leave it out"
+        )
     stream = [f"method.stream={args.stream}"] if args.stream else []
     recipe = config.of_checkpoint(state.config, state.stage, stream)
     refuse_untrained(state, features.stream_of(recipe))

@@ -69,7 +69,8 @@ def of_pictures(augment: dict[str, Any]) -> str:
 def of_flow(facts: dict[str, Any]) -> str:
     """The three channels of each frame, and what made them."""
     flow, augment = facts["recipe"]["flow"], facts["recipe"]["augment"]
-    made = f"optical flow by {flow['operator']} from each of T + 1 frames to the next"
+    by = "an operator that the checkpoint does not name" if flow["operator"] == "auto" else None
+    made = f"optical flow by {by or flow['operator']} from each of T + 1 frames to the next"
     if flow["encoding"] == "raw":
         return f"{made}: u (to the right) and v (down) in pixels, and zeros"
     channels = "128, v, u" if flow["official"] else "u, v, 128"

@@ -18,8 +18,7 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> str:
 
     Raises ConfigError naming what differs in the protocol: such figures say nothing of each other.
     """
-    different = differences(protocol_of(one), protocol_of(other))
-    if different:
+    if different := unlike(one, other):
         raise ConfigError(
             f"error: the protocols differ in {', '.join(different)} · "
             f"{'; '.join(f'{_short(a)} and {_short(b)}' for a, b in different.values())} · "
@@ -34,7 +33,20 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> str:
         if any(cells := [told(content) for content in (one, other)]):
             lines.append(f"{name:<12}{cells[0]:>22}{cells[1]:>22}")
     lines += _only_in("A", one, other) + _only_in("B", other, one)
+    lines += _silent("A", one, other) + _silent("B", other, one)
     return "\n".join(lines)
+
+
+def unlike(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs in the protocols of two results, by name.
+
+    How clips were made for a training counts where both say it: earlier versions did not.
+    """
+    protocols = [protocol_of(content) for content in (one, other)]
+    if TRAINING not in one or TRAINING not in other:
+        for protocol in protocols:
+            del protocol[TRAINING]
+    return differences(*protocols)
 
 
 def protocol_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +98,11 @@ def _labelled(content: dict[str, Any]) -> str:
 def _only_in(name: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     missing = [measure for measure in one["chance"] if measure not in other["chance"]]
     return [f"only in {name}: {', '.join(missing)}"] if missing else []
+
+
+def _silent(name: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    is_silent = TRAINING in other and TRAINING not in one
+    return [f"{name} does not say how its training clips were made"] if is_silent else []
 
 
 def _listed(one: Any) -> list:

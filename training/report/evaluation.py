@@ -94,8 +94,7 @@ class Evaluation:
     def kept(self, part: str) -> Kept:
         """The features of a set that `compared` was measured on, centred where it centred them.
 
-        A later result with other options may have replaced the file. Raises ConfigError for
-        features that no result here was measured on.
+        Something later with other options may have replaced the file.
         """
         if not (protocol := self.compared):
             return Kept(None, f"no result of {self.name} was measured on features that are kept")
@@ -106,13 +105,9 @@ class Evaluation:
         owners = [one for one in self.results if self._set(one, part).get("features") == digest]
         if protocol in owners:
             return Kept(self._as_compared(found))
-        if owners:
-            return Kept(None, f"{path.name} of {self.name} is of its {owners[0]} and not of its "
-                              f"{protocol}: run evaluate.py {protocol} again")  # fmt: skip
-        raise ConfigError(
-            f"error: the features are not those of {protocol}.json beside them · {path} · run "
-            f"evaluate.py {protocol} again"
-        )
+        of = f"its {owners[0]}" if owners else "no result here"
+        return Kept(None, f"{path.name} of {self.name} is of {of} and not of its {protocol}: run "
+                          f"evaluate.py {protocol} again")  # fmt: skip
 
     def manifest(self, part: str, folders: Sequence[Path]) -> Manifest | None:
         """The videos of a set of `compared`: the manifest of the same name and fingerprint, looked

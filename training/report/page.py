@@ -40,7 +40,7 @@ def write_report(
     evaluations: in the order of their rows; the first that is no baseline is the one that all else
     is about. manifests: folders in which theirs are looked for, besides those near their results
     and of the run. seconds: time of each part of the work, by name. Raises ConfigError for a folder
-    without a run, and for features and answers of none of the results beside them.
+    without a run, and for answers of none of the results beside them.
     """
     own, path = read_run(Path(run)), Path(path)
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(

@@ -7,9 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.config import differences
 from training.protocols import MEASURES
-from training.protocols.compare import protocol_of
+from training.protocols.compare import unlike
 from training.protocols.record import INTERVALS, labelled
 from training.report.evaluation import Evaluation, best
 from training.report.known import data_set, title
@@ -81,7 +80,7 @@ def note(protocol: str, rows: Sequence[Evaluation], setting: Setting) -> str:
     if INTERVALS in result:
         sentences.append("Small: the 95 % interval of the share.")
     others = [one.results[protocol] for one in rows[1:]]
-    if different := sorted({key for other in others for key in _differing(result, other)}):
+    if different := sorted({key for other in others for key in unlike(result, other)}):
         names = ", ".join(different)
         sentences.append(f"The rows were not measured alike: they differ in {names}.")
     if key := data_set(rows[0].classes):
@@ -104,10 +103,6 @@ def _counts(result: Result) -> str:
     few = " + ".join(filter(None, map(labelled, sets["train"])))
     labels = f", labels of {few}" if few else ""
     return f"{test} test videos, {train} training videos{labels}{splits}"
-
-
-def _differing(one: Result, other: Result) -> list[str]:
-    return list(differences(protocol_of(one), protocol_of(other)))
 
 
 def _listed(one: Any) -> list:

@@ -33,6 +33,15 @@ def test_other_training_clips_are_another_protocol(over_splits):
     )
 
 
+def test_a_result_of_an_earlier_version_does_not_say_all():
+    new, old = content(), content()
+    del old[record.TRAINING]
+    for pair, which in (((old, new), "A"), ((new, old), "B")):
+        silent = f"{which} does not say how its training clips were made"
+        assert compare.table(*pair).splitlines()[-1] == silent
+    assert "does not say" not in compare.table(old, old)
+
+
 def test_two_streams_beside_one():
     """What the two were joined from is told only where it is unlike the whole."""
     one = content("retrieval")
