@@ -61,9 +61,9 @@ def watched(number: int, index: int) -> contextlib.AbstractContextManager[None]:
     return own.at(Reading(number, index)) if own else contextlib.nullcontext()
 
 
-def ending(process: BaseProcess, timeout_seconds: float) -> str | None:
-    """How a process ended; None: it has not, within this time. One that waits for a disk cannot be
-    killed.
+def ending(process: BaseProcess, timeout_seconds: float | None = None) -> str | None:
+    """How a process ended, waiting as long as that takes, or for a time; None: it has not in that.
+    One that waits for a disk cannot be killed.
     """
     process.join(timeout_seconds)
     code = process.exitcode
