@@ -22,7 +22,7 @@ A clip meets these modules in this order:
     flow         luma -> optical flow -> flow views
     stream       workers and lanes, joined in order; a lane that fails is built again (lane_runs)
     lanes        how many, and who decodes which place of a batch: by measured rates
-    loader       streams and flow -> batches (parts: what they are made of)
+    loader       streams and flow -> batches (assembly: what they are made of)
     batch        what leaves the pipeline (buffers: its memory on a host, used again)
     windows      clips as rows of their own, for evaluation
     quarantine   the list of damaged videos, and its budget

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pipeline.assembly import TrainingParts, build_lanes, host_views
 from pipeline.augment import AugmentConfig, of_views
 from pipeline.batch import Batch
 from pipeline.clip import ClipConfig, check_views, with_next_frame
@@ -25,7 +26,6 @@ from pipeline.flow.config import FlowConfig
 from pipeline.flow.views import FlowViews, Luma
 from pipeline.lanes import AUTO, described, divided, without_measuring
 from pipeline.manifest import Manifest
-from pipeline.parts import TrainingParts, build_lanes, host_views
 from pipeline.refused import Refused
 from pipeline.sample import EvaluationStage, HostBatch, Reader
 from pipeline.shards.check import require_shards

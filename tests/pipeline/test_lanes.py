@@ -14,8 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import assembly
 from pipeline import lanes as lanes_module
-from pipeline import parts as parts_module
+from pipeline.assembly import TrainingParts, build_lanes
 from pipeline.augment import of_views
 from pipeline.errors import BadVideo, DecoderFailed
 from pipeline.lanes import (
@@ -30,7 +31,6 @@ from pipeline.lanes import (
     without_measuring,
 )
 from pipeline.loader import Place
-from pipeline.parts import TrainingParts, build_lanes
 from pipeline.refused import Refused
 from pipeline.sample import Reader
 from pipeline.stream import _joined
@@ -188,7 +188,7 @@ WHOLE = (((0, 1), 0),)  # one stream has both views
 
 def test_what_is_open_is_measured_on_the_data_said_and_agreed_upon(manifest, monkeypatch):
     """Of real lanes; a damaged video does not stop the measuring."""
-    monkeypatch.setattr(parts_module, "NUMBERS", (1, 2))
+    monkeypatch.setattr(assembly, "NUMBERS", (1, 2))
     first = training(manifest).streams[0].stage.video_at(0, 0, 0)
     break_pictures(manifest, first)
     said, choices = [], []
@@ -220,7 +220,7 @@ def test_a_data_set_of_which_nothing_decodes_is_one_line(manifest):
 
 def test_streams_side_by_side_are_measured_side_by_side(manifest, monkeypatch):
     """Queries and exchanged keys: of each number of lanes each has half, over its own samples."""
-    monkeypatch.setattr(parts_module, "NUMBERS", (1, 2, 4))
+    monkeypatch.setattr(assembly, "NUMBERS", (1, 2, 4))
     ours = parts(manifest, "nvdec", views=3, world=2)
     built, build = [], type(ours).lanes
     monkeypatch.setattr(
