@@ -41,9 +41,11 @@ def options(*given: str) -> argparse.Namespace:
 
 
 class TestProof:
-    def test_passing_tests_let_pass(self, tmp_path):
-        (tmp_path / "test_right.py").write_text("def test_it():\n    assert True\n")
-        require_tests([str(tmp_path / "test_right.py")], device="cpu")
+    def test_passing_tests_are_run_and_let_pass(self, tmp_path):
+        path = tmp_path / "test_right.py"
+        path.write_text("def test_it():\n    open(__file__ + '.ran', 'x').close()\n")
+        require_tests([str(path)], device="cpu")
+        assert (tmp_path / "test_right.py.ran").exists()
 
     def test_a_failing_test_is_named(self, tmp_path):
         path = tmp_path / "test_wrong.py"

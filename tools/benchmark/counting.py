@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from pipeline import decode, render
 
@@ -54,7 +55,7 @@ def counted() -> Iterator[Frames]:
     wrapped = {name: each(getattr(decode, name)) for name in ("from_key_frame", "decode_linear")}
     with ExitStack() as stack:
         for name, value in {**wrapped, "render": own}.items():
-            stack.enter_context(_replaced(decode, name, value))
+            stack.enter_context(patch.object(decode, name, value))
         yield frames
 
 
@@ -69,13 +70,3 @@ def decoding(run: Callable[[], float], rate: float) -> dict[str, float]:
         "decoded frames/s": rate * frames.decoded / units,
         "efficiency %": 100 * frames.efficiency,
     }
-
-
-@contextmanager
-def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
